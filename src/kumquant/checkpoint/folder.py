@@ -1,0 +1,94 @@
+"""A checkpoint's folder: which files hold the weights, in what order, and its config.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, UnsupportedError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def require_folder(source: str | Path) -> Path:
+    """``source`` as a folder. Raises UnsupportedError for what looks like a hub id, else CheckpointError."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError("is a file", where=source, expected="a folder with config.json and the weights",
+                              hint="Pass the checkpoint's folder.")
+    if _HUB_ID.fullmatch(str(source)):
+        raise UnsupportedError("there is no such folder, and hub ids are not supported yet", where=source,
+                               hint="Download the model and pass its folder.")
+    raise CheckpointError("no such folder", where=source,
+                          hint="Pass a folder that holds config.json and the weights.")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises CheckpointError if it cannot be read or is not an object."""
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the file ({error.strerror})", where=path) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"not JSON ({error})", where=path, hint="Fetch the file again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError("not a JSON object", where=path, found=type(value).__name__,
+                              hint="Fetch the file again.")
+    return value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of the folder, as it stands there."""
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise CheckpointError("no config.json", where=folder,
+                              hint="A checkpoint folder holds config.json beside its safetensors files.")
+    return read_json_object(path)
+
+
+def read_weight_map(folder: Path) -> dict[str, str] | None:
+    """Tensor name -> file name in the order of the index's text; None for one file without an index.
+
+    Names of files are plain names inside the folder. Raises CheckpointError when there is neither.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        if not (folder / SINGLE_NAME).is_file():
+            raise _no_weights(folder)
+        return None
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("no weight_map", where=path, expected="an object: tensor name -> file name")
+    for name, file_name in weight_map.items():
+        if not isinstance(file_name, str) or not _is_plain_name(file_name):
+            raise CheckpointError(f"tensor {name} is said to be in a file outside the folder", where=path,
+                                  found=repr(file_name), expected="a file name without folders")
+        if not (folder / file_name).is_file():
+            raise CheckpointError("the index names this file, but it is missing", where=folder / file_name,
+                                  hint="Download the checkpoint completely.")
+    return weight_map
+
+
+def _is_plain_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(char in name for char in "/\\\0")
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    torch_files = sorted(path.name for path in folder.glob("*.bin"))
+    if torch_files:
+        return CheckpointError("only torch files", where=folder, found=", ".join(torch_files[:3]),
+                               expected=f"{SINGLE_NAME} or {INDEX_NAME}",
+                               hint="Torch files are not supported yet: save the model as safetensors.")
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    return CheckpointError("no weights", where=folder, found=", ".join(others[:3]) or "no safetensors file",
+                           expected=f"{SINGLE_NAME} or {INDEX_NAME}",
+                           hint=f"Add the index, or rename a single file to {SINGLE_NAME}." if others
+                           else "Download the checkpoint completely.")

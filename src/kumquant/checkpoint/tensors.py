@@ -1,0 +1,172 @@
+"""An open checkpoint: tensors read one at a time from memory-mapped files, and let go again."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import CheckpointError, UnsupportedError
+from .folder import INDEX_NAME, SINGLE_NAME, read_config, read_weight_map, require_folder
+from .header import Header, HeaderTensor, read_header
+
+# The dtypes that weights may have; others keep safetensors' own tag ("I64") and can be listed, not read.
+READABLE_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "F32": ("float32", np.dtype("<f4")),
+    "F16": ("float16", np.dtype("<f2")),
+    "BF16": ("bfloat16", np.dtype(ml_dtypes.bfloat16)),
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of the checkpoint.
+
+    dtype: "float32", "float16", "bfloat16", else safetensors' tag. file: the name of the file it is in.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    nbytes: int
+
+    @property
+    def num_values(self) -> int:
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One safetensors file, with what tells whether it is still the same one later."""
+
+    name: str
+    nbytes: int
+    mtime_ns: int
+    header_sha256: str
+
+
+class Checkpoint:
+    """A folder of safetensors files with its config. Make one with ``open_checkpoint``.
+
+    folder; config: config.json as it stands; files: in order of first use; tensors: name -> TensorInfo in
+    MLC's order (with an index: files by first appearance in ``weight_map``, names inside a file in its order;
+    one file: by data offset). Source of the order: docs/format.md.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], headers: dict[str, Header],
+                 order: Mapping[str, list[str]]) -> None:
+        self.folder = folder
+        self.config = config
+        self.files = tuple(_describe_file(folder, name, header) for name, header in headers.items())
+        self.tensors: dict[str, TensorInfo] = {}
+        self._places: dict[str, HeaderTensor] = {}
+        self._maps: dict[str, mmap.mmap] = {}
+        for file_name, names in order.items():
+            places = {tensor.name: tensor for tensor in headers[file_name].tensors}
+            for name in names:
+                place = places[name]
+                dtype = READABLE_DTYPES[place.dtype][0] if place.dtype in READABLE_DTYPES else place.dtype
+                self.tensors[name] = TensorInfo(name, dtype, place.shape, file_name, place.end - place.begin)
+                self._places[name] = place
+
+    def read(self, name: str) -> np.ndarray:
+        """Tensor ``name`` as a read-only view of the mapped file; pages load when touched.
+
+        Raises CheckpointError for an unknown name, UnsupportedError for a dtype that weights cannot have.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"there is no tensor {name}", where=self.folder)
+        place = self._places[name]
+        if place.dtype not in READABLE_DTYPES:
+            raise UnsupportedError(f"tensor {name} has dtype {place.dtype}", where=self.folder / info.file,
+                                   expected=", ".join(READABLE_DTYPES))
+        dtype = READABLE_DTYPES[place.dtype][1]
+        view = np.frombuffer(self._map(info.file), np.uint8, place.end - place.begin, place.begin)
+        return view.view(dtype).reshape(info.shape)
+
+    def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
+        """Ask the system to start reading bytes [begin, end) of the tensor; returns at once."""
+        self._advise(name, begin, end, "MADV_WILLNEED")
+
+    def release(self, name: str, begin: int = 0, end: int | None = None) -> None:
+        """Give the memory of bytes [begin, end) of the tensor back; views stay valid and reload on use."""
+        self._advise(name, begin, end, "MADV_DONTNEED")
+
+    def _advise(self, name: str, begin: int, end: int | None, advice: str) -> None:
+        option = getattr(mmap, advice, None)
+        place = self._places[name]
+        start = place.begin + begin
+        stop = place.end if end is None else place.begin + end
+        if option is None or start >= stop:  # no madvise on this system, or nothing to do
+            return
+        start -= start % mmap.PAGESIZE
+        self._map(self.tensors[name].file).madvise(option, start, stop - start)
+
+    def _map(self, file_name: str) -> mmap.mmap:
+        mapped = self._maps.get(file_name)
+        if mapped is None:
+            path = self.folder / file_name
+            try:
+                with path.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"cannot map the file ({error})", where=path) from error
+            expected = next(file.nbytes for file in self.files if file.name == file_name)
+            if len(mapped) != expected:
+                raise CheckpointError("the file changed while it was being read", where=path,
+                                      found=f"{len(mapped)} bytes", expected=str(expected))
+            self._maps[file_name] = mapped
+        return mapped
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open the checkpoint folder ``source``: config.json and one safetensors file, or several with an index.
+
+    Reads headers only. Raises CheckpointError (missing, damaged, contradictory), UnsupportedError (a hub id).
+    """
+    folder = require_folder(source)
+    config = read_config(folder)
+    weight_map = read_weight_map(folder)
+    if weight_map is None:
+        header = read_header(folder / SINGLE_NAME)
+        names = [tensor.name for tensor in header.tensors]
+        return Checkpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names})
+    headers: dict[str, Header] = {}
+    order: dict[str, list[str]] = {}
+    for name, file_name in weight_map.items():
+        order.setdefault(file_name, []).append(name)
+    for file_name in order:
+        headers[file_name] = read_header(folder / file_name)
+    _check_index(folder, weight_map, headers)
+    return Checkpoint(folder, config, headers, order)
+
+
+def _check_index(folder: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
+    """The index and the files name the same tensors, each in one place."""
+    held = {file_name: {tensor.name for tensor in header.tensors} for file_name, header in headers.items()}
+    for name, file_name in weight_map.items():
+        if name not in held[file_name]:
+            raise CheckpointError(f"{INDEX_NAME} says that tensor {name} is in this file, but it is not",
+                                  where=folder / file_name, hint="Download the index and the files again.")
+    for file_name, names in held.items():
+        for name in sorted(names):
+            entry = weight_map.get(name)
+            if entry != file_name:
+                raise CheckpointError(f"tensor {name} is in this file, but {INDEX_NAME} does not say so",
+                                      where=folder / file_name, found=entry or "no entry", expected=file_name,
+                                      hint="Download the index and the files again.")
+
+
+def _describe_file(folder: Path, name: str, header: Header) -> CheckpointFile:
+    status = (folder / name).stat()
+    return CheckpointFile(name, status.st_size, status.st_mtime_ns, header.sha256)
