@@ -1,0 +1,15 @@
+// Which instruction sets this build holds and this machine has.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace kq {
+// Usable instruction sets, worst first: "portable", "avx2", "avx512vnni".
+std::vector<std::string> usable_isas();
+
+// The kernels to use: `name` if given, else the environment's KUMQUANT_ISA, else the best. Throws std::invalid_argument
+// that names the usable ones.
+const Kernels& choose_kernels(const std::string& name);
+}  // namespace kq

@@ -1,0 +1,106 @@
+// The kernels as a table of function pointers, one table per instruction set, all bit-identical (see simd.h).
+//
+// Weights live in panels of 16 output rows. A group-quantized panel is a run of blocks, each two groups of 32 inputs:
+// 2 x 256 bytes of codes, then 2 x 16 scales. In the 256 bytes, 64-byte line b holds inputs 8b .. 8b+7 of 16 rows:
+// byte j of row r has input 8b + j in its low nibble and 8b + 4 + j in its high one. A plain panel is [input][16 rows].
+// Rows and groups are padded with zero scales (zero weights), which add exactly nothing.
+//
+// Activation columns (tokens) stand in tiles of at most int_cols or float_cols columns, the last tile narrower; inside a tile columns
+// are innermost, so a pass reads its activations in one straight run.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace kq {
+
+constexpr int kGroup = 32;       // inputs that share a scale
+constexpr int kPanelRows = 16;   // output rows of a panel
+constexpr int kPageTokens = 64;  // tokens of a KV page
+constexpr int kLaneTokens = 16;  // tokens that stand side by side in a page's keys
+
+enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
+inline size_t size_of(Number n) { return n == Number::f32 ? 4 : 2; }
+
+// A weight matrix in panels. quantized: numbers is the dtype of the scales; else of the weights.
+struct Panels {
+  const uint8_t* data = nullptr;
+  size_t panel_bytes = 0;
+  int rows = 0;        // logical output rows
+  int inputs = 0;      // logical inputs
+  int groups = 0;      // groups of 32 inputs, padded to an even number (quantized)
+  int num_panels = 0;  // rows / 16, rounded up; twice that of one half when interleaved
+  Number number = Number::f32;
+  bool quantized = false;
+  bool interleaved = false;  // panels alternate: gate 0, up 0, gate 1, up 1, …
+};
+
+// int8 activations: per group of 32 inputs and column a scale and init = -zero_point * (sum of the group's codes).
+struct IntTiles {
+  int8_t* codes;  // tile: [input / 4][column][4]
+  float* scales;  // tile: [group][column]
+  int32_t* init;  // tile: [group][column]
+  int columns;
+  int groups;
+};
+struct FloatTiles {
+  float* values;  // tile: [input][column]
+  int columns;
+  int inputs;  // padded: a multiple of 64, zeros behind the logical ones
+};
+
+// Where a product goes: y[column * stride + row], row < rows. "gated" consumes panel pairs: y = silu(gate) * up.
+enum class Epilogue : int { store = 0, add = 1, gated = 2 };
+struct Output {
+  float* y;
+  size_t stride;
+  int rows;           // rows of y (of one half when gated)
+  const float* bias;  // one value a row, or null; when gated: gate biases, then up biases
+  Epilogue epilogue;
+};
+
+// One key/value head of one layer in the pages of one sequence.
+struct KvHead {
+  uint8_t* pool;
+  size_t page_bytes;
+  const int32_t* pages;
+  size_t key_offset, value_offset;  // inside a page
+  int head_dim;                     // logical
+  int padded_dim;                   // a multiple of 16
+  Number number;                    // f32 or f16
+};
+
+struct Kernels {
+  const char* name;
+  int int_cols, float_cols;
+
+  // One column into its tile. x: (inputs,). column: its index among all columns.
+  void (*quantize_column)(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column);
+  void (*pack_column)(const float* x, int inputs, const FloatTiles& tiles, int column);
+
+  // Panels [begin, end) times all columns. scratch: 16 * padded inputs bytes (unpacked codes).
+  void (*matmul_int)(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch);
+  void (*matmul_float)(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out);
+
+  void (*rms_norm)(const float* x, const float* weight, float* y, int n, float eps);
+  // Rotates pairs (i, i + half) of x by cos[i], sin[i].
+  void (*rope)(float* x, int half, const float* cos, const float* sin);
+  void (*write_kv)(const KvHead& kv, int token, const float* key, const float* value);
+
+  // Attention of `rows` query rows that share a key/value head. q: (rows, head_dim), already scaled; row i sees tokens
+  // first[i] .. last[i]. y: (rows, head_dim) at the given row strides. scratch: attention_scratch(rows, padded_dim) floats.
+  void (*attend)(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float* y,
+                 const size_t* y_offsets, float* scratch);
+
+  // Token choice: index of the largest value (the first of equals); largest value; sum of exp(x - shift) in one order,
+  // optionally stored.
+  int (*argmax)(const float* x, int n);
+  double (*exp_sum)(const float* x, int n, float shift, float inverse_temperature, float* stored);
+};
+
+inline size_t attention_scratch(int rows, int padded_dim) {
+  return (size_t)rows * (256 + 2 * (size_t)padded_dim + 64) + 1024;
+}
+
+// Kernels of an instruction set: "portable", "avx2", "avx512vnni"; null when this build or machine lacks it.
+const Kernels* kernels_named(const char* name);
+}  // namespace kq

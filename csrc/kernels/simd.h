@@ -1,0 +1,61 @@
+// One vocabulary of sixteen-lane operations, three spellings. A translation unit defines KQ_ISA as avx512, avx2 or
+// portable and includes this inside no namespace; everything lands in kq::KQ_ISA, so nothing compiled with wide
+// instructions can be linked into code that runs on a machine without them. For the same reason kernels use no
+// standard library templates.
+//
+// Every operation gives the same bits in all three: multiply-adds are fused, reductions use one tree, integer dots are exact.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#if defined(KQ_ISA_AVX512) || defined(KQ_ISA_AVX2)
+#include <immintrin.h>
+#endif
+
+namespace kq {
+namespace KQ_ISA {
+#if defined(KQ_ISA_AVX512)
+#include "kernels/simd_avx512.h"
+constexpr int kIntCols = 12;   // columns a pass of the int8 kernel keeps in registers
+constexpr int kFloatCols = 4;  // the same for float32 activations
+constexpr int kRows = 12;      // query rows a pass of attention keeps in registers
+#elif defined(KQ_ISA_AVX2)
+#include "kernels/simd_avx2.h"
+constexpr int kIntCols = 3;
+constexpr int kFloatCols = 1;
+constexpr int kRows = 4;
+#else
+#include "kernels/simd_portable.h"
+constexpr int kIntCols = 2;
+constexpr int kFloatCols = 1;
+constexpr int kRows = 2;
+#endif
+
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+static inline int max_int(int a, int b) { return a > b ? a : b; }
+
+// e^x to about 1 ulp for x in [-87.3, 88.7]; 0 below (so also for -inf), the largest result above. exp(0) is exactly 1.
+// r = x - n ln 2 in two steps (Cody and Waite); the polynomial is the minimax one of degree 6 on |r| <= ln 2 / 2.
+static inline F16 exp(F16 x) {
+  const F16 lo = set1(-87.3f);
+  F16 c = min(max(x, lo), set1(88.3f));
+  I16 n = round_to_int(mul(c, set1(1.44269504f)));
+  F16 nf = to_float(n);
+  F16 r = fma(nf, set1(-0.693359375f), c);
+  r = fma(nf, set1(2.12194440e-4f), r);
+  F16 p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(mul(r, r), p, r);
+  p = add(p, set1(1.0f));
+  return select_lt(x, lo, zero(), mul(p, pow2(n)));
+}
+static inline float exp_scalar(float x) {
+  float t[16];
+  store(t, exp(set1(x)));
+  return t[0];
+}
+}  // namespace KQ_ISA
+}  // namespace kq

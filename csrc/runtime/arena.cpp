@@ -1,0 +1,50 @@
+#include "runtime/arena.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <new>
+
+namespace kq {
+constexpr size_t kChunk = (size_t)64 << 20;
+constexpr size_t kHuge = (size_t)2 << 20;
+constexpr size_t kSlack = 4096;
+
+Arena::~Arena() {
+  for (Chunk& c : chunks_) munmap(c.base, c.size);
+}
+
+uint8_t* Arena::allocate(size_t bytes) {
+  bytes = (bytes + 63) / 64 * 64;
+  if (chunks_.empty() || chunks_.back().used + bytes + kSlack > chunks_.back().size) {
+    size_t size = (bytes + kSlack > kChunk ? bytes + kSlack : kChunk);
+    size = (size + kHuge - 1) / kHuge * kHuge;
+    // Only touched pages become resident, so a mostly empty last chunk costs address space alone.
+    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    madvise(base, size, MADV_HUGEPAGE);
+#endif
+    chunks_.push_back({static_cast<uint8_t*>(base), size, 0});
+  }
+  Chunk& c = chunks_.back();
+  uint8_t* p = c.base + c.used;
+  c.used += bytes;
+  return p;
+}
+
+Scratch::~Scratch() { std::free(data_); }
+
+void* Scratch::reserve(size_t bytes) {
+  if (bytes > size_) {
+    std::free(data_);
+    size_ = (bytes + bytes / 4 + 63) / 64 * 64;
+    data_ = std::aligned_alloc(64, size_);
+    if (!data_) {
+      size_ = 0;
+      throw std::bad_alloc();
+    }
+  }
+  return data_;
+}
+}  // namespace kq
