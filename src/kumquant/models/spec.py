@@ -13,10 +13,11 @@ from typing import Any
 class RopeSpec:
     """Rotary position embedding.
 
-    type: "default", "linear", "dynamic", "yarn", "longrope", "llama3" (Transformers' names). theta: base.
+    type: "default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional" (Transformers' names).
+    theta: base.
     dim: rotated dimensions of each head; the first half is paired with the second ("rotate_half").
-    parameters: the other keys of Transformers' rope parameters (factor, …), as found; models/rope.py turns them into
-    frequencies.
+    parameters: the other keys of Transformers' rope parameters (factor, …), as found; models/rope.py turns
+    them into frequencies.
     """
 
     type: str
@@ -34,8 +35,8 @@ class DecoderSpec:
     sliding_window: per layer, how many latest positions (itself included) a token sees; 0 means all.
     qk_norm: an RMS norm over head_dim on every query and key head before rope.
     tensors: runtime role -> cache tensor name; "{i}" stands for the layer. Roles: embed, final_norm, head;
-    attn_norm, qkv, qkv_bias, q_norm, k_norm, o, o_bias, mlp_norm, gate_up, gate_up_bias, down, down_bias. Absent roles
-    are absent; without "head" the embedding is the head.
+    attn_norm, qkv, qkv_bias, q_norm, k_norm, o, o_bias, mlp_norm, gate_up, gate_up_bias, down, down_bias.
+    Absent roles are absent; without "head" the embedding is the head.
     """
 
     model_type: str
