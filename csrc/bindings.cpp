@@ -1,4 +1,4 @@
-// The one file that knows Python: checks shapes and types, releases the interpreter lock, translates errors.
+// Only this file and its sisters bind_*.cpp know Python: it checks shapes and types, releases the interpreter lock, translates errors.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -216,6 +216,8 @@ static void bind_runtime(nb::module_& m) {
       .def("step", &step);
 }
 
+void bind_kernels(nb::module_& m);  // bind_kernels.cpp
+
 NB_MODULE(_native, m) {
   m.doc() = "Kumquant's native core";
   m.attr("PAGE_TOKENS") = kPageTokens;
@@ -225,4 +227,5 @@ NB_MODULE(_native, m) {
   m.def("core_round_trip", &core_round_trip, nb::call_guard<nb::gil_scoped_release>(),
         "Seconds of one cache-line round trip between two threads.");
   bind_runtime(m);
+  bind_kernels(m);
 }

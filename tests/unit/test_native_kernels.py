@@ -1,0 +1,219 @@
+"""Every kernel against a plain numpy twin, and bit for bit across the instruction sets this machine has.
+
+The numpy twins are written from the definitions in csrc/kernels/*.h. They cannot fuse multiply-adds, so they are compared with a
+tolerance of a few float32 roundings; between instruction sets there is none.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from kumquant import _native
+
+K = _native.kernels
+ISAS = _native.isa_list()
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+RNG = np.random.default_rng(7)
+
+
+def raw(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def on_every_isa(run):
+    """run(isa) on each instruction set; asserts equal bits; returns the result."""
+    results = [run(isa) for isa in ISAS]
+    for isa, result in zip(ISAS, results, strict=True):
+        assert result.tobytes() == results[0].tobytes(), f"{isa} differs from {ISAS[0]}"
+    return results[0]
+
+
+def random_groups(rows: int, inputs: int, dtype: str):
+    groups = -(-inputs // 32)
+    codes = RNG.integers(0, 16, (rows, groups * 32), dtype=np.uint32)
+    words = (codes.reshape(rows, -1, 8) << (4 * np.arange(8, dtype=np.uint32))).sum(-1, dtype=np.uint32)
+    scales = (RNG.standard_normal((rows, groups)) * 0.05).astype(DTYPES[dtype])
+    weight = (codes[:, :inputs].astype(np.float64) - 7) * np.repeat(scales.astype(np.float64), 32, 1)[:, :inputs]
+    return words, scales, weight
+
+
+def int8_twin(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (columns, padded) and scales (columns, groups): scale = max|x| / 127, code = round half even(x * (127 / max|x|))."""
+    columns, inputs = x.shape
+    groups = -(-inputs // 32)
+    padded = np.zeros((columns, groups * 32), np.float32)
+    padded[:, :inputs] = x
+    padded = padded.reshape(columns, groups, 32)
+    top = np.abs(padded).max(-1)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(top > 0, np.float32(127) / top, np.float32(0)).astype(np.float32)
+    codes = np.clip(np.rint(padded * inverse[..., None]), -127, 127).astype(np.int8)
+    return codes.reshape(columns, -1), top / np.float32(127)
+
+
+@pytest.mark.parametrize("inputs", [1, 7, 31, 32, 33, 64, 100, 101, 768])
+def test_int8_activations_are_quantized_as_defined(inputs):
+    x = (RNG.standard_normal(inputs) * 3).astype(np.float32)
+    x[inputs // 2] = 0.0
+    codes, scales = int8_twin(x[None])
+    groups = scales.shape[1]
+    for isa in ISAS:
+        got_codes, got_scales, sums = K.quantize(isa, x)
+        assert np.array_equal(got_codes[: groups * 32], codes[0])
+        assert not got_codes[groups * 32:].any() and not got_scales[groups:].any()
+        assert got_scales[:groups].tobytes() == scales[0].tobytes()
+        assert np.array_equal(sums[:groups], codes[0].reshape(groups, 32).sum(1, dtype=np.int32))
+
+
+def test_int8_activations_of_zeros_and_extremes():
+    x = np.zeros(96, np.float32)
+    x[40], x[41], x[42] = 3e38, -3e38, 1e-30
+    x[70] = 1e-45  # the smallest subnormal: 127 / x overflows to infinity
+    results = [K.quantize(isa, x) for isa in ISAS]
+    for got in results:
+        assert not got[0][:32].any() and got[1][0] == 0
+        assert got[0][40] == 127 and got[0][41] == -127 and got[0][42] == 0
+        for mine, first in zip(got, results[0], strict=True):
+            assert mine.tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "inputs"), [(1, 8), (16, 32), (17, 33), (40, 101), (5, 64), (33, 96), (64, 768)])
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 12, 13, 25, 30])
+def test_group_quantized_matmul_with_int8_activations(rows, inputs, columns, dtype):
+    words, scales, weight = random_groups(rows, inputs, dtype)
+    x = RNG.standard_normal((columns, inputs)).astype(np.float32)
+    got = on_every_isa(lambda isa: K.matmul(isa, raw(words), raw(scales), dtype, rows, x))
+    codes, x_scales = int8_twin(x)
+    rounded = codes[:, :inputs].astype(np.float64) * np.repeat(x_scales.astype(np.float64), 32, 1)[:, :inputs]
+    want = rounded @ weight.T
+    bound = 2e-6 * (np.abs(rounded) @ np.abs(weight).T) + 1e-30
+    assert (np.abs(got - want) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "inputs"), [(1, 8), (17, 33), (40, 101), (64, 768)])
+@pytest.mark.parametrize("columns", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("quantized", [True, False])
+def test_matmul_with_float32_activations(rows, inputs, columns, dtype, quantized):
+    x = RNG.standard_normal((columns, inputs)).astype(np.float32)
+    if quantized:
+        words, scales, weight = random_groups(rows, inputs, dtype)
+        got = on_every_isa(lambda isa: K.matmul(isa, raw(words), raw(scales), dtype, rows, x, "float32"))
+    else:
+        values = RNG.standard_normal((rows, inputs)).astype(DTYPES[dtype])
+        weight = values.astype(np.float64)
+        got = on_every_isa(lambda isa: K.matmul(isa, raw(values), None, dtype, rows, x, "float32"))
+    want = x.astype(np.float64) @ weight.T
+    bound = 2e-6 * (np.abs(x).astype(np.float64) @ np.abs(weight).T)
+    assert (np.abs(got - want) <= bound).all()
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_a_column_does_not_depend_on_its_neighbors(activations):
+    words, scales, _ = random_groups(40, 101, "float16")
+    x = RNG.standard_normal((29, 101)).astype(np.float32)
+    for isa in ISAS:
+        together = K.matmul(isa, raw(words), raw(scales), "float16", 40, x, activations)
+        for c in range(29):
+            alone = K.matmul(isa, raw(words), raw(scales), "float16", 40, x[c:c + 1], activations)
+            assert alone.tobytes() == together[c].tobytes()
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+@pytest.mark.parametrize("half", [1, 16, 20, 33])
+@pytest.mark.parametrize("columns", [1, 4, 26])
+def test_epilogues(half, columns, activations):
+    rows, inputs = 2 * half, 70
+    words, scales, _ = random_groups(rows, inputs, "bfloat16")
+    x = RNG.standard_normal((columns, inputs)).astype(np.float32)
+    bias = RNG.standard_normal(rows).astype(np.float32)
+    start = RNG.standard_normal((columns, rows)).astype(np.float32)
+
+    def run(epilogue, **more):
+        return on_every_isa(lambda isa: K.matmul(
+            isa, raw(words), raw(scales), "bfloat16", rows, x, activations, epilogue, **more))
+
+    plain = run("store")
+    assert np.array_equal(run("store", bias=bias), plain + bias)
+    assert np.array_equal(run("add", start=start), start + plain)
+    for more in ({}, {"bias": bias}):
+        product = plain + bias if more else plain
+        gate, up = product[:, :half].astype(np.float64), product[:, half:]
+        want = gate / (1 + np.exp(-gate)) * up
+        np.testing.assert_allclose(run("gated", **more), want, rtol=5e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 72, 768])
+def test_rms_norm(n):
+    x, weight = RNG.standard_normal(n).astype(np.float32), RNG.standard_normal(n).astype(np.float32)
+    got = on_every_isa(lambda isa: K.rms_norm(isa, x, weight, 1e-5))
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(got, wide / np.sqrt((wide**2).mean() + 1e-5) * weight, rtol=2e-6)
+
+
+@pytest.mark.parametrize("half", [1, 6, 16, 17, 32, 64])
+def test_rope(half):
+    x, angle = RNG.standard_normal(2 * half).astype(np.float32), RNG.standard_normal(half)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    got = on_every_isa(lambda isa: K.rope(isa, x, cos, sin))
+    a, b = x[:half], x[half:]
+    assert np.array_equal(got, np.concatenate([a * cos - b * sin, b * cos + a * sin]))
+
+
+def test_exponential():
+    x = np.concatenate([np.linspace(-88, 0, 20001), [-np.inf, -1e9, -87.31, -87.29, 0.0, -0.0]]).astype(np.float32)
+    got = on_every_isa(lambda isa: K.exp_sum(isa, x, 0.0, 1.0)[1])
+    want = np.where(x < np.float32(-87.3), 0.0, np.exp(x.astype(np.float64)))
+    np.testing.assert_allclose(got, want, rtol=2.5e-7)
+    assert got[-1] == got[-2] == 1.0 and got[20001] == 0.0
+    sums = {K.exp_sum(isa, x, 0.0, 1.0)[0] for isa in ISAS}
+    assert len(sums) == 1 and abs(sums.pop() / want.sum() - 1) < 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 33, 1000])
+def test_argmax_takes_the_first_of_equals(n):
+    x = RNG.integers(0, 5, n).astype(np.float32)
+    for isa in ISAS:
+        assert K.argmax(isa, x) == int(x.argmax())
+
+
+def attention_twin(q, k, v, first, last):
+    out = np.empty_like(q, dtype=np.float64)
+    for r in range(len(q)):
+        seen = slice(first[r], last[r] + 1)
+        scores = k[seen].astype(np.float64) @ q[r].astype(np.float64)
+        weights = np.exp(scores - scores.max())
+        out[r] = weights / weights.sum() @ v[seen].astype(np.float64)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dim", [8, 12, 16, 32, 64, 80, 128])
+@pytest.mark.parametrize("rows", [1, 3, 4, 12, 13, 16])
+def test_attention(dim, rows, dtype):
+    tokens = 700
+    k, v = (RNG.standard_normal((tokens, dim)).astype(np.float32) for _ in "kv")
+    q = (RNG.standard_normal((rows, dim)) / np.sqrt(dim)).astype(np.float32)
+    last = [int(t) for t in RNG.integers(0, tokens, rows)]
+    last[0] = tokens - 1
+    first = [max(0, t - window + 1) for t, window in zip(last, RNG.integers(1, 600, rows), strict=True)]
+    first[-1] = 0
+    got = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, dtype))
+    if dtype == "float16":
+        k, v = k.astype(np.float16), v.astype(np.float16)
+    np.testing.assert_allclose(got, attention_twin(q, k, v, first, last), atol=2e-5)
+    for isa in ISAS:  # a row is the same alone, whatever shares its pass
+        for r in range(rows):
+            alone = K.attend(isa, q[r:r + 1], k if dtype == "float32" else k.astype(np.float32),
+                             v if dtype == "float32" else v.astype(np.float32), first[r:r + 1], last[r:r + 1], dtype)
+            assert alone.tobytes() == got[r].tobytes()
+
+
+def test_float16_keys_saturate_instead_of_overflowing():
+    k = np.full((3, 16), 1e6, np.float32)
+    v = np.full((3, 16), -1e6, np.float32)
+    got = on_every_isa(lambda isa: K.attend(isa, np.full((1, 16), 1e-3, np.float32), k, v, [0], [2], "float16"))
+    assert np.array_equal(got, np.full((1, 16), -65504.0, np.float32))
