@@ -1,4 +1,4 @@
-"""Tokens → logits and sampled ids: loads a cache into the native core and runs it, one native call per step."""
+"""Tokens → logits and sampled ids: a cache in the native core, one native call per step."""
 
 from .model import Model, StepInput, StepOutput
 from .pages import PagePool

@@ -12,8 +12,7 @@ import numpy as np
 
 from .. import _native
 from ..errors import CapacityError, RequestError
-from ..models import DecoderSpec, TensorCache
-from ..models.rope import depends_on_length, inverse_frequencies
+from ..models import DecoderSpec, TensorCache, depends_on_length, inverse_frequencies
 from .loader import Loader
 from .pages import PAGE_TOKENS, PagePool, pages_for
 from .sampler import SamplerConfig
@@ -27,8 +26,11 @@ LOGITS_CHUNK = 512
 
 @dataclass(frozen=True)
 class StepInput:
-    """New tokens of one sequence. output: "none" (a prompt's earlier chunk), "sample" (one token from the last position),
-    "last" (the last position's logits) or "logits" (every new position's)."""
+    """New tokens of one sequence.
+
+    output: "none" (a prompt's earlier chunk), "sample" (one token from the last position), "last" (the last
+    position's logits) or "logits" (every new position's).
+    """
 
     sequence: Sequence
     token_ids: SequenceOf[int]
@@ -37,7 +39,11 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """token_id and logprob of a sampled token, top: (token id, logprob) of the likeliest; or logits (rows, vocab_size) float32."""
+    """What an input asked for.
+
+    token_id and logprob of a sampled token, top: (token id, logprob) of the likeliest; or logits, float32
+    (rows, vocab_size).
+    """
 
     token_id: int = -1
     logprob: float = 0.0
@@ -48,8 +54,8 @@ class StepOutput:
 class Model:
     """A model in the native core.
 
-    threads: default all cores this process may use. isa: "portable", "avx2" or "avx512vnni"; default the best one, or the
-    environment's KUMQUANT_ISA. Results do not depend on either.
+    threads: default all cores this process may use. isa: "portable", "avx2" or "avx512vnni"; default the
+    environment's KUMQUANT_ISA, else the best one. Results do not depend on either.
     """
 
     page_tokens = PAGE_TOKENS
@@ -59,23 +65,38 @@ class Model:
         self._cache = cache  # an untied embedding stays mapped
 
     @classmethod
-    def from_arrays(cls, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], threads: int | None = None,
-                    isa: str | None = None) -> Model:
-        """A model from arrays by cache tensor name (plain float32, float16 or bfloat16, or codes and scales)."""
+    def from_arrays(
+        cls,
+        spec: DecoderSpec,
+        tensors: Mapping[str, np.ndarray],
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> Model:
+        """A model from arrays by cache tensor name: plain (float32, float16, bfloat16) or codes and scales."""
         self = cls.__new__(cls)
         self._build(spec, tensors, threads, isa, release=False)
         return self
 
-    def _build(self, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], threads: int | None, isa: str | None,
-               release: bool) -> None:
+    def _build(
+        self,
+        spec: DecoderSpec,
+        tensors: Mapping[str, np.ndarray],
+        threads: int | None,
+        isa: str | None,
+        release: bool,
+    ) -> None:
         if threads is not None and threads < 1:
             raise RequestError("the number of threads must be positive", where="threads", found=threads)
         self.spec = spec
         frequencies, factor = inverse_frequencies(spec.rope, 0)
         try:
-            self.native: Any = _native.Model(native_spec(spec), threads or len(os.sched_getaffinity(0)), isa or "")
+            self.native: Any = _native.Model(
+                native_spec(spec), threads or len(os.sched_getaffinity(0)), isa or ""
+            )
         except ValueError as error:
-            raise RequestError(str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set.") from None
+            raise RequestError(
+                str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set."
+            ) from None
         Loader(self.native, spec, tensors, release).load_all()
         self.native.set_rope(frequencies, factor)
         self._rope_depends_on_length = depends_on_length(spec.rope)
@@ -102,11 +123,17 @@ class Model:
     def new_pool(self, num_pages: int, activations: Activations = "int8") -> PagePool:
         """Keys and values are float16 where layers compute with int8 activations, else float32."""
         if activations not in ("int8", "float32"):
-            raise RequestError("unknown activations", where="activations", found=activations, expected='"int8" or "float32"')
+            raise RequestError(
+                "unknown activations", where="activations", found=activations, expected='"int8" or "float32"'
+            )
         half = activations == "int8" and self.native.has_quantized_layers
-        return PagePool(_native.PagePool(self.native, num_pages, "float16" if half else "float32"), activations)
+        return PagePool(
+            _native.PagePool(self.native, num_pages, "float16" if half else "float32"), activations
+        )
 
-    def new_sequence(self, pool: PagePool, sampler: SamplerConfig | None = None, prompt_ids: SequenceOf[int] = ()) -> Sequence:
+    def new_sequence(
+        self, pool: PagePool, sampler: SamplerConfig | None = None, prompt_ids: SequenceOf[int] = ()
+    ) -> Sequence:
         return Sequence(pool, sampler, prompt_ids)
 
     def step(self, pool: PagePool, inputs: SequenceOf[StepInput]) -> list[StepOutput]:
@@ -118,14 +145,19 @@ class Model:
             sequence = item.sequence
             needed = sequence.length + len(item.token_ids)
             if needed > sequence.num_pages * PAGE_TOKENS:
-                raise CapacityError("a sequence lacks pages", found=sequence.num_pages, expected=pages_for(needed))
+                raise CapacityError(
+                    "a sequence lacks pages", found=sequence.num_pages, expected=pages_for(needed)
+                )
             if self._rope_depends_on_length:
                 length = max(needed, sequence.rope_length)
                 sequence.native.set_rope(*inverse_frequencies(self.spec.rope, length))
         try:
             choices, logits = self.native.step(
-                pool.native, [item.sequence.native for item in inputs], [list(item.token_ids) for item in inputs],
-                [OUTPUT_CODES[item.output] for item in inputs], pool.activations == "int8",
+                pool.native,
+                [item.sequence.native for item in inputs],
+                [list(item.token_ids) for item in inputs],
+                [OUTPUT_CODES[item.output] for item in inputs],
+                pool.activations == "int8",
             )
         except (IndexError, ValueError) as error:
             raise RequestError(str(error), where="token ids") from None
@@ -137,7 +169,7 @@ class Model:
                 outputs.append(StepOutput(*choice))
             else:
                 first, rows = choice
-                outputs.append(StepOutput(logits=logits[first:first + rows]))
+                outputs.append(StepOutput(logits=logits[first : first + rows]))
         return outputs
 
     def logits(self, token_ids: SequenceOf[int], activations: Activations = "int8") -> np.ndarray:
@@ -150,14 +182,30 @@ class Model:
         sequence.rope_length = len(token_ids)
         result = np.empty((len(token_ids), self.vocab_size), np.float32)
         for start in range(0, len(token_ids), LOGITS_CHUNK):
-            part = self.step(pool, [StepInput(sequence, token_ids[start:start + LOGITS_CHUNK], "logits")])[0].logits
+            part = self.step(pool, [StepInput(sequence, token_ids[start : start + LOGITS_CHUNK], "logits")])[
+                0
+            ].logits
             assert part is not None
-            result[start:start + LOGITS_CHUNK] = part
+            result[start : start + LOGITS_CHUNK] = part
         return result
 
 
 def native_spec(spec: DecoderSpec) -> dict[str, Any]:
     """The fields the native core reads."""
-    fields = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "norm_eps",
-              "attention_scale", "qk_norm")
-    return {**{name: getattr(spec, name) for name in fields}, "rope_dim": spec.rope.dim, "sliding_window": list(spec.sliding_window)}
+    fields = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_layers",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "norm_eps",
+        "attention_scale",
+        "qk_norm",
+    )
+    return {
+        **{name: getattr(spec, name) for name in fields},
+        "rope_dim": spec.rope.dim,
+        "sliding_window": list(spec.sliding_window),
+    }

@@ -19,8 +19,8 @@ def pages_for(num_tokens: int) -> int:
 class PagePool:
     """Pages of keys and values for all layers of one model.
 
-    native: the native pool. Memory is reserved, not touched: a page costs ``page_bytes`` of resident memory from its first
-    use on, and the lowest free pages are handed out first so that little is touched.
+    native: the native pool. Memory is reserved, not touched: a page costs ``page_bytes`` of resident memory from
+    its first use on, and the lowest free pages are handed out first so that little is touched.
     """
 
     def __init__(self, native: Any, activations: str) -> None:
@@ -38,7 +38,9 @@ class PagePool:
         """Takes ``count`` pages. Raises CapacityError, taking none, when fewer are free."""
         if count > len(self._free):
             raise CapacityError(
-                "the KV cache is full", found=f"{len(self._free)} free pages of {self.num_pages}", expected=f"{count}",
+                "the KV cache is full",
+                found=f"{len(self._free)} free pages of {self.num_pages}",
+                expected=f"{count}",
                 hint="Run fewer sequences at once, or give the engine more KV memory.",
             )
         return [self._free.pop() for _ in range(count)]
