@@ -1,0 +1,5 @@
+"""``python -m kumquant``: the same program as ``kumquant``."""
+
+from .cli import entry_point
+
+entry_point()

@@ -1,0 +1,97 @@
+"""The engine: many requests, one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ..errors import RequestError
+from ..models import depends_on_length
+from ..runtime import Model, StepOutput
+from .request import Request, TextDecoder
+from .sampling_params import SamplingParams
+from .scheduler import MAX_RUNNING, MAX_STEP_TOKENS, Batch, Scheduler
+
+
+class Engine:
+    """Runs requests on a model with continuous batching. One thread at a time.
+
+    activations: "int8" or "float32". num_pages: size of the KV cache; context_length is at most what it holds.
+    end_ids: the model's own end tokens. new_decoder: makes a token decoder for one request, or None for no text.
+    """
+
+    def __init__(self, model: Model, *, activations: str = "int8", num_pages: int, end_ids: frozenset[int] = frozenset(),
+                 new_decoder: Callable[[], TextDecoder | None] = lambda: None, context_length: int | None = None,
+                 max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
+        self.model = model
+        self.pool = model.new_pool(num_pages, activations)
+        self.context_length = min(context_length or model.context_length, num_pages * model.page_tokens)
+        self._end_ids = end_ids
+        self._new_decoder = new_decoder
+        self._scheduler = Scheduler(
+            model, self.pool, reuse_pages=not depends_on_length(model.spec.rope),
+            max_running=max_running, max_step_tokens=max_step_tokens,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
+        """Queue a prompt. Raises RequestError for a prompt that is empty, too long or not of this vocabulary."""
+        check_prompt(prompt_ids, self.context_length, self.model.vocab_size)
+        check_ids("logit_bias", params.logit_bias, self.model.vocab_size)
+        check_ids("stop_token_ids", params.stop_token_ids, self.model.vocab_size)
+        request = Request(
+            prompt_ids, params,
+            end_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._end_ids),
+            context_length=self.context_length, decoder=self._new_decoder(),
+        )
+        if not request.is_finished:
+            self._scheduler.add(request)
+        return request
+
+    def step(self) -> list[Request]:
+        """Run one step of everything that can run. Returns the requests that got a token; some may be finished."""
+        batch = self._scheduler.schedule()
+        outputs = self.model.step(self.pool, batch.inputs)  # forward and sampling: one native call
+        advanced = self._accept(batch, outputs)
+        self._retire(advanced)
+        return advanced
+
+    def abort(self, request: Request) -> None:
+        """Give a request up; what it has so far stays its result."""
+        if not request.is_finished:
+            request.finish("abort")
+            self._scheduler.remove(request)
+
+    def _accept(self, batch: Batch, outputs: Sequence[StepOutput]) -> list[Request]:
+        advanced = []
+        for request, fed, output in zip(batch.requests, batch.inputs, outputs):
+            if fed.output == "sample":
+                request.accept(output)
+                advanced.append(request)
+        return advanced
+
+    def _retire(self, advanced: list[Request]) -> None:
+        for request in advanced:
+            if request.is_finished:
+                self._scheduler.remove(request)
+
+
+def check_prompt(prompt_ids: Sequence[int], context_length: int, vocab_size: int) -> None:
+    """Raises RequestError for a prompt that is empty, longer than the context, or not of this vocabulary."""
+    if not prompt_ids:
+        raise RequestError("the prompt is empty", hint="Give at least one token of text.")
+    if len(prompt_ids) > context_length:
+        raise RequestError(
+            "the prompt is longer than the context", found=f"{len(prompt_ids)} tokens",
+            expected=f"at most {context_length}", hint="Shorten the prompt.",
+        )
+    check_ids("prompt", prompt_ids, vocab_size)
+
+
+def check_ids(where: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    """Raises RequestError for a token id outside the vocabulary. where: the option or argument concerned."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise RequestError("token id out of range", where=where, found=token_id, expected=f"0 to {vocab_size - 1}")

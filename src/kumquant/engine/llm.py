@@ -1,0 +1,250 @@
+"""LLM: a model folder, ready to be asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from ..chat import ChatTemplate, Message, stop_token_ids
+from ..errors import RequestError
+from ..models import TensorCache
+from ..runtime import Model
+from ..tokenizer import StreamDecoder, Tokenizer
+from .defaults import default_params
+from .engine import Engine, check_prompt
+from .memory import Activations, kv_pages
+from .prompts import Prompt, encode_chat, split_prompts
+from .request import Generation, Request
+from .sampling_params import SamplingParams
+from .threads import default_threads
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+
+class LLM:
+    """A model of a cache folder, with a tokenizer if the folder has one.
+
+    threads: default: the physical cores this process may use; results do not depend on it. activations: "int8" (fast) or
+    "float32" (the accuracy reference); plain layers compute with float32 activations in either setting.
+    context_length: less than the model's own, to save memory. Raises TensorCacheError for a damaged cache,
+    UnsupportedError for a model Kumquant cannot run, RequestError for a bad argument.
+
+    Methods may be called from several threads; they take turns.
+    """
+
+    def __init__(self, folder: str | Path, threads: int | None = None, activations: Activations = "int8", *,
+                 context_length: int | None = None) -> None:
+        self.folder = Path(folder)
+        self._check_options(threads, activations, context_length)
+        self.activations = activations
+        self._lock = threading.RLock()
+        self._model: Model | None = Model(TensorCache.open(self.folder), threads=threads or default_threads())
+        self._context_length = self._model.context_length if context_length is None else context_length
+        if self._context_length > self._model.context_length:
+            raise RequestError("more than the model's own", where="context_length", found=context_length,
+                               expected=f"at most {self._model.context_length}")
+
+    # The engine, the tokenizer and the template are made on first use: opening a folder stays a matter of milliseconds,
+    # and a folder without them still answers what needs none.
+
+    @property
+    def model(self) -> Model:
+        """The loaded model. Raises RequestError after ``close``."""
+        if self._model is None:
+            raise RequestError("this LLM is closed", where=self.folder, hint="Open the folder again.")
+        return self._model
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The folder's tokenizer; None when it has no tokenizer files."""
+        if not any((self.folder / name).is_file() for name in _TOKENIZER_FILES):
+            return None
+        return Tokenizer.open(self.folder)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The folder's chat template. Raises an Error that says so when it has none."""
+        return ChatTemplate.open(self.folder)
+
+    @cached_property
+    def default_params(self) -> SamplingParams:
+        """The sampling that the model's own files recommend; used where a caller passes no parameters."""
+        return default_params(self.folder)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and output together, at most."""
+        return self._engine.context_length
+
+    def generate(self, prompts: Prompt | Sequence[Prompt],
+                 params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[Generation]:
+        """Continue each prompt; no chat template.
+
+        prompts: text or token ids, one or many (a list of integers is one prompt); text is encoded with the special
+        tokens the tokenizer adds (BOS). params: for all prompts, or one for each; default ``default_params``.
+        Returns one Generation per prompt, in order. Raises RequestError for a prompt that is empty or too long.
+        """
+        split = split_prompts(prompts)
+        each = self._params_for(params, len(split))
+        with self._lock:
+            requests: list[Request] = []
+            try:
+                for prompt, its_params in zip(split, each):
+                    requests.append(self._engine.add(self._encode(prompt, its_params), its_params))
+                while not all(request.is_finished for request in requests):
+                    self._engine.step()
+            finally:  # after an error or Ctrl-C none may stay behind
+                for request in requests:
+                    self._engine.abort(request)
+        return [request.result() for request in requests]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
+        """``generate`` for one prompt, its text piece by piece."""
+        (only,) = split_prompts([prompt])
+        (its_params,) = self._params_for(params, 1)
+        return self._stream(self._encode(only, its_params), its_params)
+
+    @overload
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+             stream: Literal[False] = False) -> Generation: ...
+    @overload
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+             stream: Literal[True]) -> TextStream: ...
+    @overload
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+             stream: bool) -> Generation | TextStream: ...
+
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+             stream: bool = False) -> Generation | TextStream:
+        """Answer a dialog, put into the model's own chat template.
+
+        messages: {"role": …, "content": …}, oldest first. Returns a Generation, or with ``stream`` an iterator of the
+        answer's text in pieces. What the KV cache still holds of an earlier turn is not computed again.
+        """
+        (its_params,) = self._params_for(params, 1)
+        token_ids = encode_chat(messages, self.chat_template, self._require_tokenizer("chat"))
+        pieces = self._stream(token_ids, its_params)
+        return pieces if stream else pieces.run()
+
+    def logits(self, token_ids: Sequence[int], activations: Activations = "int8") -> np.ndarray:
+        """Logits of the next token at every position: float32 (tokens, vocabulary).
+
+        activations: "int8" or "float32". Raises RequestError for no tokens, too many, or ids outside the vocabulary.
+        """
+        (checked,) = split_prompts([token_ids])
+        if isinstance(checked, str):
+            raise RequestError("not token ids", where="token_ids", found="text", expected="a list of integers")
+        with self._lock:
+            check_prompt(checked, self.model.context_length, self.model.vocab_size)
+            return self.model.logits(checked, activations)
+
+    def close(self) -> None:
+        """Free the model's memory. Later calls raise RequestError."""
+        with self._lock:
+            self.__dict__.pop("_engine", None)
+            self._model = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return Engine(
+            self.model, activations=self.activations, end_ids=frozenset(stop_token_ids(self.folder)),
+            num_pages=kv_pages(self.model, self.activations, self._context_length),
+            context_length=self._context_length, new_decoder=self._new_decoder,
+        )
+
+    def _new_decoder(self) -> StreamDecoder | None:
+        return None if self.tokenizer is None else StreamDecoder(self.tokenizer)
+
+    def _stream(self, token_ids: list[int], params: SamplingParams) -> TextStream:
+        with self._lock:
+            return TextStream(self._engine, self._engine.add(token_ids, params), self._lock)
+
+    def _encode(self, prompt: Prompt, params: SamplingParams) -> list[int]:
+        if not isinstance(prompt, str):
+            if params.stop_strings:
+                self._require_tokenizer("stop strings")
+            return list(prompt)
+        return self._require_tokenizer("a text prompt").encode(prompt, add_special_tokens=True)
+
+    def _require_tokenizer(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(
+                f"{what} needs a tokenizer, and this folder has none", where=self.folder, expected="tokenizer.json",
+                hint="Copy the model's tokenizer files there, or pass token ids.",
+            )
+        return self.tokenizer
+
+    def _params_for(self, params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+        if params is None:
+            return [self.default_params] * count
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        each = list(params)
+        if len(each) != count or not all(isinstance(one, SamplingParams) for one in each):
+            raise RequestError("not one SamplingParams for all prompts or one for each", where="params",
+                               found=f"{len(each)} for {count} prompts")
+        return each
+
+    @staticmethod
+    def _check_options(threads: Any, activations: Any, context_length: Any) -> None:
+        if activations not in ("int8", "float32"):
+            raise RequestError("unknown activations", where="activations", found=repr(activations), expected="int8 or float32")
+        for name, value in (("threads", threads), ("context_length", context_length)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise RequestError("value out of range", where=name, found=repr(value), expected="an integer, at least 1")
+
+
+class TextStream(Iterator[str]):
+    """The text of one generation as it comes. ``result`` has the whole, once the pieces are over or ``close`` is called."""
+
+    def __init__(self, engine: Engine, request: Request, lock: threading.RLock) -> None:
+        self._engine, self._request, self._lock = engine, request, lock
+
+    def __next__(self) -> str:
+        while True:
+            with self._lock:
+                piece = self._request.take_text()
+                if piece:
+                    return piece
+                if self._request.is_finished:
+                    raise StopIteration
+                self._engine.step()
+
+    def close(self) -> None:
+        """Stop here; what has come so far stays the result, with finish_reason "abort"."""
+        with self._lock:
+            self._engine.abort(self._request)
+
+    def run(self) -> Generation:
+        """The rest without pieces: the finished generation."""
+        try:
+            with self._lock:
+                while not self._request.is_finished:
+                    self._engine.step()
+        finally:
+            self.close()
+        return self.result
+
+    @property
+    def result(self) -> Generation:
+        """The generation so far decided; RequestError while it still runs."""
+        if not self._request.is_finished:
+            raise RequestError("the generation still runs", hint="Take all pieces first, or close the stream.")
+        return self._request.result()
+
+    def __del__(self) -> None:
+        # An abandoned stream frees its pages. Half-made objects have no request.
+        if hasattr(self, "_request"):
+            self.close()

@@ -1,0 +1,130 @@
+"""Which tokens run in the next step, and which pages they go to."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from ..runtime import Model, PagePool, StepInput
+from .pages import PageStore
+from .request import Request
+
+MAX_STEP_TOKENS = 512  # of all sequences in one step: long prompts are fed in chunks, so that others keep decoding
+MAX_RUNNING = 64  # sequences that decode together; others wait
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step: requests, and what each of them feeds."""
+
+    requests: list[Request]
+    inputs: list[StepInput]
+
+
+class Scheduler:
+    """First come, first served; continuous batching; the youngest gives way when pages run out.
+
+    Running requests keep their pages. A waiting one starts when pages for all of its tokens can be had. When a running
+    one needs a page and there is none, the request that started last is preempted: it gives its pages back, waits in
+    front, and later computes them again. A single request always fits, because no request may outgrow the pool.
+    """
+
+    def __init__(self, model: Model, pool: PagePool, *, reuse_pages: bool = True, max_running: int = MAX_RUNNING,
+                 max_step_tokens: int = MAX_STEP_TOKENS) -> None:
+        self._model = model
+        self._pool = pool
+        self._store = PageStore(pool, model.page_tokens, reuse=reuse_pages)
+        self._max_running = max_running
+        self._max_step_tokens = max_step_tokens
+        self._running: list[Request] = []
+        self._waiting: deque[Request] = deque()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    def add(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def schedule(self) -> Batch:
+        """What runs in the next step. Not empty if there is work."""
+        for request in list(self._running):
+            if request.num_pending == 0:  # Ctrl-C came between the step and its token: compute that token again
+                self._preempt(request)
+            self._grow(request)
+        while self._waiting and len(self._running) < self._max_running and self._start(self._waiting[0]):
+            self._running.append(self._waiting.popleft())
+        return self._fill_step()
+
+    def remove(self, request: Request) -> None:
+        """Forget a request, finished or given up, and keep its full pages for others with the same beginning."""
+        if request.sequence is not None:
+            self._release(request)
+            self._running.remove(request)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+
+    def _fill_step(self) -> Batch:
+        """Decode tokens of everyone first, one each; prompts share what is left of the step."""
+        batch = Batch([], [])
+        decoding = sum(request.num_pending == 1 for request in self._running)
+        room = max(self._max_step_tokens - decoding, 1)
+        for request in self._running:
+            pending = request.num_pending
+            count = pending if pending == 1 else min(pending, room)
+            if count == 0:
+                continue
+            if pending > 1:
+                room -= count
+            begin = len(request.token_ids) - pending
+            chunk = request.token_ids[begin:begin + count]
+            batch.requests.append(request)
+            batch.inputs.append(StepInput(request.sequence, chunk, "sample" if count == pending else "none"))
+        return batch
+
+    def _start(self, request: Request) -> bool:
+        """Give a waiting request its pages, known ones first; False when there are not enough."""
+        shared = self._store.match(request.token_ids)
+        needed = self._model.pages_for(len(request.token_ids)) - len(shared)
+        if needed > self._store.num_free:
+            self._store.release(shared, [node.page for node in shared], ())
+            return False
+        request.shared = shared
+        request.pages = [node.page for node in shared] + self._store.allocate(needed)
+        num_prompt = request.num_prompt_tokens
+        sequence = self._model.new_sequence(self._pool, request.sampler, request.token_ids[:num_prompt])
+        sequence.add_pages(request.pages[:len(shared)])
+        sequence.rewind(len(shared) * self._store.page_size)  # the shared pages are full: their tokens need no computing
+        sequence.add_pages(request.pages[len(shared):])
+        for token_id in request.token_ids[num_prompt:]:  # of a preempted request: penalties and draws go on from here
+            sequence.accept(token_id)
+        request.sequence = sequence
+        request.start()
+        return True
+
+    def _grow(self, request: Request) -> None:
+        """Add the page the next token needs; preempts the youngest until there is one, at worst the request itself.
+
+        Does nothing for a request that an older one has just preempted.
+        """
+        while request.sequence is not None:
+            needed = self._model.pages_for(len(request.token_ids)) - len(request.pages)
+            if needed <= 0:
+                return
+            if needed <= self._store.num_free:
+                pages = self._store.allocate(needed)
+                request.pages += pages
+                request.sequence.add_pages(pages)
+                return
+            self._preempt(self._running[-1])
+
+    def _preempt(self, request: Request) -> None:
+        self._release(request)
+        self._running.remove(request)
+        self._waiting.appendleft(request)
+
+    def _release(self, request: Request) -> None:
+        assert request.sequence is not None
+        computed = request.token_ids[:request.sequence.length]
+        self._store.release(request.shared, request.pages, computed)
+        request.sequence, request.shared, request.pages = None, [], []

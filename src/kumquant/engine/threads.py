@@ -1,0 +1,32 @@
+"""How many threads to use by default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_threads() -> int:
+    """Physical cores among the processors this process may run on.
+
+    A core's second hardware thread adds little to this work and costs the first one. Where the topology is unknown every
+    processor counts.
+    """
+    cores = {_siblings(processor) for processor in available_processors()}
+    return max(len(cores), 1)
+
+
+def available_processors() -> list[int]:
+    """Logical processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _siblings(processor: int) -> str:
+    """The hardware threads of a processor's core, as Linux names them ("0,4"); the processor itself elsewhere."""
+    path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return str(processor)
