@@ -4,8 +4,8 @@
     kq.convert("path/to/checkpoint", "out", quantization="q4f16_1")
     kq.LLM("out").generate(["Once upon a time"], kq.SamplingParams(max_tokens=64, seed=1))[0].text
 
-The names of ``__all__`` are the public surface. They are imported on first use, so that ``kumquant --version`` need not
-wait for NumPy.
+The names of ``__all__`` are the public surface. They are imported on first use, so that ``kumquant
+--version`` need not wait for NumPy.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ _HOMES = {
 class _Package(ModuleType):
     """Keeps ``kumquant.convert`` and ``kumquant.evaluate`` functions although folders have these names too.
 
-    The import system binds a submodule to its parent, whenever that happens; here a public name stays with its function.
+    The import system binds a submodule to its parent, whenever that happens; here a public name stays with
+    its function.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,7 +1,9 @@
-"""A model without weights at the runtime's seam: same interface, a next token that is a hash of everything before it.
+"""A model without weights at the runtime's seam: same interface, a next token that is a hash of everything
+before it.
 
-It checks what the native model would: pages enough for every token, no page in two sequences unless it is shared and
-full, tokens fed once and in order. Its KV cache holds token ids, so a wrong page shows as a wrong next token.
+It checks what the native model would: pages enough for every token, no page in two sequences unless it is
+shared and full, tokens fed once and in order. Its KV cache holds token ids, so a wrong page shows as a wrong
+next token.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ class FakeModel:
     threads = 1
     isa = "fake"
 
-    def __init__(self, *, vocab_size: int = 64, context_length: int = 64, script: list[int] | None = None) -> None:
+    def __init__(self, *, vocab_size: int = 64, context_length: int = 64,
+                 script: list[int] | None = None) -> None:
         self.vocab_size, self.context_length, self.script = vocab_size, context_length, script
         self.spec = SimpleNamespace(rope=RopeSpec("default", 1e4, 8, context_length, {}))
         self.num_tokens_fed = 0
@@ -78,7 +81,8 @@ class FakeModel:
     def new_pool(self, num_pages: int, activations: str) -> FakePool:
         return FakePool(num_pages)
 
-    def new_sequence(self, pool: FakePool, sampler: SamplerConfig | None, prompt_ids: list[int]) -> FakeSequence:
+    def new_sequence(self, pool: FakePool, sampler: SamplerConfig | None,
+                     prompt_ids: list[int]) -> FakeSequence:
         return FakeSequence(sampler, prompt_ids)
 
     def step(self, pool: FakePool, inputs: list[StepInput]) -> list[StepOutput]:
@@ -126,7 +130,8 @@ class FakeModel:
 
 
 def _hash(values: list[int]) -> int:
-    return int.from_bytes(hashlib.blake2b(repr([int(v) for v in values]).encode(), digest_size=6).digest(), "little")
+    digest = hashlib.blake2b(repr([int(v) for v in values]).encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "little")
 
 
 class FakeDecoder:

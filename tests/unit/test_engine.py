@@ -60,7 +60,8 @@ def test_a_request_joins_a_running_batch():
     engine.step()
     engine.step()
     second = engine.add(PROMPTS[1], GREEDY)
-    assert [result.token_ids for result in run(engine, first, second)] == [alone(PROMPTS[0]), alone(PROMPTS[1])]
+    results = run(engine, first, second)
+    assert [result.token_ids for result in results] == [alone(PROMPTS[0]), alone(PROMPTS[1])]
 
 
 def test_at_most_max_running_sequences_decode_together():
@@ -78,7 +79,7 @@ def test_out_of_pages_requests_are_preempted_and_resumed_never_failed(temperatur
     engine = make_engine(model, num_pages=14)  # 56 tokens for five requests that end at 32 to 50 tokens
     results = run(engine, *[engine.add(prompt, params) for prompt in PROMPTS])
     assert [result.token_ids for result in results] == [alone(prompt, params) for prompt in PROMPTS]
-    assert model.num_tokens_fed > sum(len(prompt) + 29 for prompt in PROMPTS), "nothing was computed twice: no preemption"
+    assert model.num_tokens_fed > sum(len(prompt) + 29 for prompt in PROMPTS), "nothing was preempted"
 
 
 def test_a_finished_requests_pages_go_back():
@@ -98,7 +99,8 @@ def test_a_known_beginning_is_not_computed_twice():
     fed = model.num_tokens_fed
     history = list(range(20)) + first.token_ids + [3, 3]
     (second,) = run(engine, engine.add(history, GREEDY))
-    # 27 tokens are in the cache (the last one was never fed), six full pages of them; 30 - 24 = 6 are left, and 7 decode.
+    # 27 tokens are in the cache (the last one was never fed), six full pages of them; 30 - 24 = 6 are left,
+    # and 7 decode.
     assert model.num_tokens_fed - fed == 6 + 7
     assert second.token_ids == alone(history)
 
@@ -119,10 +121,11 @@ def test_two_requests_with_one_beginning_share_its_pages_while_both_run():
     engine = make_engine(model)
     run(engine, engine.add(list(range(16)), GREEDY))
     used = 64 - engine.pool.num_free
-    both = [engine.add(list(range(16)) + [ending], GREEDY) for ending in (40, 41)]
+    prompts = [[*range(16), ending] for ending in (40, 41)]
+    both = [engine.add(prompt, GREEDY) for prompt in prompts]
     engine.step()
     assert 64 - engine.pool.num_free == used + 2  # 17 tokens are five pages, four of them shared
-    assert [result.token_ids for result in run(engine, *both)] == [alone(list(range(16)) + [e]) for e in (40, 41)]
+    assert [result.token_ids for result in run(engine, *both)] == [alone(prompt) for prompt in prompts]
 
 
 def test_kept_pages_give_way_to_new_work():
@@ -159,7 +162,7 @@ def test_a_prompt_that_fills_the_context_has_no_room_to_go_on():
 
 @pytest.mark.parametrize(("prompt", "params", "message"), [
     ([], GREEDY, "the prompt is empty"),
-    (list(range(64)) + [1], GREEDY, "the prompt is longer than the context; found 65 tokens; expected at most 64"),
+    ([*range(64), 1], GREEDY, "longer than the context; found 65 tokens; expected at most 64"),
     ([64], GREEDY, "prompt: token id out of range; found 64; expected 0 to 63"),
     ([-1], GREEDY, "prompt: token id out of range; found -1"),
     ([1], SamplingParams(logit_bias={64: 1.0}), "logit_bias: token id out of range; found 64"),

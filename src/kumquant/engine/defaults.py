@@ -10,11 +10,14 @@ from ..errors import TensorCacheError
 from .sampling_params import SamplingParams
 
 _CONFIGS = ("generation_config.json", "mlc-chat-config.json")
-_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+_KEYS = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+)
 
 
 def default_params(folder: Path) -> SamplingParams:
-    """The sampling a model's makers recommend: generation_config.json, else mlc-chat-config.json, else neutral.
+    """The sampling a model's makers recommend: generation_config.json, else mlc-chat-config.json, else
+    neutral.
 
     Raises TensorCacheError for a file that is not JSON or has a value out of range.
     """

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..errors import RequestError
 from ..models import depends_on_length
 from ..runtime import Model, StepOutput
+from .memory import Activations
 from .request import Request, TextDecoder
 from .sampling_params import SamplingParams
 from .scheduler import MAX_RUNNING, MAX_STEP_TOKENS, Batch, Scheduler
@@ -15,12 +16,14 @@ from .scheduler import MAX_RUNNING, MAX_STEP_TOKENS, Batch, Scheduler
 class Engine:
     """Runs requests on a model with continuous batching. One thread at a time.
 
-    activations: "int8" or "float32". num_pages: size of the KV cache; context_length is at most what it holds.
-    end_ids: the model's own end tokens. new_decoder: makes a token decoder for one request, or None for no text.
+    activations: "int8" or "float32". num_pages: size of the KV cache; context_length is at most what it
+    holds. end_ids: the model's own end tokens. new_decoder: makes a token decoder for one request, or None
+    for no text.
     """
 
-    def __init__(self, model: Model, *, activations: str = "int8", num_pages: int, end_ids: frozenset[int] = frozenset(),
-                 new_decoder: Callable[[], TextDecoder | None] = lambda: None, context_length: int | None = None,
+    def __init__(self, model: Model, *, num_pages: int, activations: Activations = "int8",
+                 context_length: int | None = None, end_ids: frozenset[int] = frozenset(),
+                 new_decoder: Callable[[], TextDecoder | None] = lambda: None,
                  max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self.model = model
         self.pool = model.new_pool(num_pages, activations)
@@ -37,7 +40,7 @@ class Engine:
         return self._scheduler.has_work
 
     def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
-        """Queue a prompt. Raises RequestError for a prompt that is empty, too long or not of this vocabulary."""
+        """Queue a prompt. Raises RequestError if it is empty, too long, or not of this vocabulary."""
         check_prompt(prompt_ids, self.context_length, self.model.vocab_size)
         check_ids("logit_bias", params.logit_bias, self.model.vocab_size)
         check_ids("stop_token_ids", params.stop_token_ids, self.model.vocab_size)
@@ -51,7 +54,7 @@ class Engine:
         return request
 
     def step(self) -> list[Request]:
-        """Run one step of everything that can run. Returns the requests that got a token; some may be finished."""
+        """One step of all that can run. Returns the requests that got a token; some may be finished."""
         batch = self._scheduler.schedule()
         outputs = self.model.step(self.pool, batch.inputs)  # forward and sampling: one native call
         advanced = self._accept(batch, outputs)
@@ -94,4 +97,5 @@ def check_ids(where: str, token_ids: Iterable[int], vocab_size: int) -> None:
     """Raises RequestError for a token id outside the vocabulary. where: the option or argument concerned."""
     for token_id in token_ids:
         if not 0 <= token_id < vocab_size:
-            raise RequestError("token id out of range", where=where, found=token_id, expected=f"0 to {vocab_size - 1}")
+            raise RequestError("token id out of range", where=where, found=token_id,
+                               expected=f"0 to {vocab_size - 1}")

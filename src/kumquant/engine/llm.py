@@ -30,10 +30,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 class LLM:
     """A model of a cache folder, with a tokenizer if the folder has one.
 
-    threads: default: the physical cores this process may use; results do not depend on it. activations: "int8" (fast) or
-    "float32" (the accuracy reference); plain layers compute with float32 activations in either setting.
-    context_length: less than the model's own, to save memory. Raises TensorCacheError for a damaged cache,
-    UnsupportedError for a model Kumquant cannot run, RequestError for a bad argument.
+    threads: default: the physical cores this process may use; results do not depend on it. activations:
+    "int8" (fast) or "float32" (the accuracy reference); plain layers compute with float32 activations in
+    either setting. context_length: less than the model's own, to save memory. Raises TensorCacheError for a
+    damaged cache, UnsupportedError for a model Kumquant cannot run, RequestError for a bad argument.
 
     Methods may be called from several threads; they take turns.
     """
@@ -50,8 +50,8 @@ class LLM:
             raise RequestError("more than the model's own", where="context_length", found=context_length,
                                expected=f"at most {self._model.context_length}")
 
-    # The engine, the tokenizer and the template are made on first use: opening a folder stays a matter of milliseconds,
-    # and a folder without them still answers what needs none.
+    # The engine, the tokenizer and the template are made on first use: opening a folder stays a matter of
+    # milliseconds, and a folder without them still answers what needs none.
 
     @property
     def model(self) -> Model:
@@ -86,9 +86,10 @@ class LLM:
                  params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[Generation]:
         """Continue each prompt; no chat template.
 
-        prompts: text or token ids, one or many (a list of integers is one prompt); text is encoded with the special
-        tokens the tokenizer adds (BOS). params: for all prompts, or one for each; default ``default_params``.
-        Returns one Generation per prompt, in order. Raises RequestError for a prompt that is empty or too long.
+        prompts: text or token ids, one or many (a list of integers is one prompt); text is encoded with the
+        special tokens the tokenizer adds (BOS). params: for all prompts, or one for each; default
+        ``default_params``. Returns one Generation per prompt, in order. Raises RequestError for a prompt that
+        is empty or too long.
         """
         split = split_prompts(prompts)
         each = self._params_for(params, len(split))
@@ -124,8 +125,9 @@ class LLM:
              stream: bool = False) -> Generation | TextStream:
         """Answer a dialog, put into the model's own chat template.
 
-        messages: {"role": …, "content": …}, oldest first. Returns a Generation, or with ``stream`` an iterator of the
-        answer's text in pieces. What the KV cache still holds of an earlier turn is not computed again.
+        messages: {"role": …, "content": …}, oldest first. Returns a Generation, or with ``stream`` an
+        iterator of the answer's text in pieces. What the KV cache still holds of an earlier turn is not
+        computed again.
         """
         (its_params,) = self._params_for(params, 1)
         token_ids = encode_chat(messages, self.chat_template, self._require_tokenizer("chat"))
@@ -135,11 +137,13 @@ class LLM:
     def logits(self, token_ids: Sequence[int], activations: Activations = "int8") -> np.ndarray:
         """Logits of the next token at every position: float32 (tokens, vocabulary).
 
-        activations: "int8" or "float32". Raises RequestError for no tokens, too many, or ids outside the vocabulary.
+        activations: "int8" or "float32". Raises RequestError for no tokens, too many, or ids outside the
+        vocabulary.
         """
         (checked,) = split_prompts([token_ids])
         if isinstance(checked, str):
-            raise RequestError("not token ids", where="token_ids", found="text", expected="a list of integers")
+            raise RequestError("not token ids", where="token_ids", found="text",
+                               expected="a list of integers")
         with self._lock:
             check_prompt(checked, self.model.context_length, self.model.vocab_size)
             return self.model.logits(checked, activations)
@@ -153,7 +157,8 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     @cached_property
@@ -181,12 +186,13 @@ class LLM:
     def _require_tokenizer(self, what: str) -> Tokenizer:
         if self.tokenizer is None:
             raise RequestError(
-                f"{what} needs a tokenizer, and this folder has none", where=self.folder, expected="tokenizer.json",
-                hint="Copy the model's tokenizer files there, or pass token ids.",
+                f"{what} needs a tokenizer, and this folder has none", where=self.folder,
+                expected="tokenizer.json", hint="Copy the model's tokenizer files there, or pass token ids.",
             )
         return self.tokenizer
 
-    def _params_for(self, params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    def _params_for(self, params: SamplingParams | Sequence[SamplingParams] | None,
+                    count: int) -> list[SamplingParams]:
         if params is None:
             return [self.default_params] * count
         if isinstance(params, SamplingParams):
@@ -200,14 +206,19 @@ class LLM:
     @staticmethod
     def _check_options(threads: Any, activations: Any, context_length: Any) -> None:
         if activations not in ("int8", "float32"):
-            raise RequestError("unknown activations", where="activations", found=repr(activations), expected="int8 or float32")
+            raise RequestError("unknown activations", where="activations", found=repr(activations),
+                               expected="int8 or float32")
         for name, value in (("threads", threads), ("context_length", context_length)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise RequestError("value out of range", where=name, found=repr(value), expected="an integer, at least 1")
+                raise RequestError("value out of range", where=name, found=repr(value),
+                                   expected="an integer, at least 1")
 
 
 class TextStream(Iterator[str]):
-    """The text of one generation as it comes. ``result`` has the whole, once the pieces are over or ``close`` is called."""
+    """The text of one generation as it comes.
+
+    ``result`` has the whole, once the pieces are over or ``close`` is called.
+    """
 
     def __init__(self, engine: Engine, request: Request, lock: threading.RLock) -> None:
         self._engine, self._request, self._lock = engine, request, lock
@@ -241,7 +252,7 @@ class TextStream(Iterator[str]):
     def result(self) -> Generation:
         """The generation so far decided; RequestError while it still runs."""
         if not self._request.is_finished:
-            raise RequestError("the generation still runs", hint="Take all pieces first, or close the stream.")
+            raise RequestError("the generation still runs", hint="Take all pieces, or close the stream.")
         return self._request.result()
 
     def __del__(self) -> None:

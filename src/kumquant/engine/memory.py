@@ -16,8 +16,8 @@ MAX_MEMORY_SHARE = 0.5  # of the machine's memory
 def kv_pages(model: Model, activations: Activations, context_length: int) -> int:
     """Pages of a KV cache for ``model``: for several full contexts, within a share of the machine's memory.
 
-    Memory is only reserved: a page costs nothing before its first token. Where not even one context fits, the cache's
-    size is the context's end.
+    Memory is only reserved: a page costs nothing before its first token. Where not even one context fits, the
+    cache's size is the context's end.
     """
     page_bytes = model.new_pool(1, activations).page_bytes
     affordable = int(MAX_MEMORY_SHARE * total_memory()) // page_bytes

@@ -1,7 +1,8 @@
-"""KV pages of finished work, kept until their room is needed, so that a prompt's known beginning is not computed twice.
+"""KV pages of finished work, kept until their room is needed, so that a prompt's known beginning is not
+computed twice.
 
-A full page's keys and values depend on nothing but the tokens up to its end (results do not depend on batch, chunking
-or threads), so a page found here is bit for bit the page that would be computed.
+A full page's keys and values depend on nothing but the tokens up to its end (results do not depend on batch,
+chunking or threads), so a page found here is bit for bit the page that would be computed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from ..runtime import PagePool
 
 @dataclass(eq=False)
 class PageNode:
-    """A full page in the tree of known beginnings. users: live sequences that read it; children: pages known after it."""
+    """A full page in the tree of known beginnings.
+
+    users: live sequences that read it. children: the pages known to come after it, by their tokens.
+    """
 
     page: int
     parent: PageNode | None
@@ -24,7 +28,8 @@ class PageNode:
 
 
 class PageStore:
-    """Hands out pages of a pool, and keeps full ones of finished sequences for others with the same beginning.
+    """Hands out pages of a pool, and keeps full ones of finished sequences for others with the same
+    beginning.
 
     reuse: whether to keep any; off for models whose keys depend on more than the tokens before them.
     """
@@ -42,7 +47,10 @@ class PageStore:
         return self.pool.num_free + len(self._idle)
 
     def match(self, token_ids: Sequence[int]) -> list[PageNode]:
-        """The known pages at the beginning of ``token_ids``, now in use; at least the last token is left to compute."""
+        """The known pages at the beginning of ``token_ids``, from now on in use.
+
+        At least the last token is left to compute, since its logits are wanted.
+        """
         nodes: list[PageNode] = []
         node = self._root
         size = self.page_size
@@ -63,7 +71,10 @@ class PageStore:
         return self.pool.allocate(count)
 
     def release(self, nodes: list[PageNode], pages: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Take a sequence's pages back. pages: all of its pages, those of ``nodes`` first; token_ids: what they hold."""
+        """Take a sequence's pages back.
+
+        pages: all of its pages, those of ``nodes`` first. token_ids: the tokens that they hold.
+        """
         parent = nodes[-1] if nodes else self._root
         num_full = len(token_ids) // self.page_size if self._reuse else 0
         unwanted: list[int] = []
@@ -81,7 +92,7 @@ class PageStore:
             child.users += 1
             kept.append(child)
             parent = child
-        for node in reversed(nodes + kept):  # ends before beginnings, so that the longest unused has no children
+        for node in reversed(nodes + kept):  # ends first, so that the longest unused has no children
             node.users -= 1
             if node.users == 0:
                 self._idle.pop(node, None)

@@ -33,7 +33,8 @@ def split_prompts(prompts: Any) -> list[Prompt]:
 def encode_chat(messages: Sequence[Any], template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
     """Token ids of a dialog, ready for the assistant's answer.
 
-    What the tokenizer's post-processor puts in front (BOS) is put there once: not when the template has written it already.
+    What the tokenizer's post-processor puts in front (BOS) is put there once: not when the template has
+    written it already.
     """
     text = template.render(messages, add_generation_prompt=True)
     token_ids = tokenizer.encode(text, add_special_tokens=False)
@@ -53,7 +54,7 @@ def leading_tokens(tokenizer: Tokenizer) -> list[int]:
 
 
 def _is_ids(prompt: Any) -> bool:
-    if isinstance(prompt, (str, bytes)) or not hasattr(prompt, "__len__") or not hasattr(prompt, "__getitem__"):
+    if isinstance(prompt, (str, bytes)) or not hasattr(prompt, "__len__"):
         return False
     return len(prompt) > 0 and all(isinstance(i, Integral) and not isinstance(i, bool) for i in prompt)
 

@@ -36,9 +36,9 @@ class TokenLogprob:
 class Generation:
     """What became of one prompt.
 
-    text: without stop strings and special tokens; "" when the model has no tokenizer. token_ids: the generated tokens,
-    the one that ended the generation included. finish_reason: "stop" (an end token or a stop string), "length"
-    (max_tokens, or the context is full), "abort" (the caller gave up).
+    text: without stop strings and special tokens; "" when the model has no tokenizer. token_ids: the
+    generated tokens, the one that ended the generation included. finish_reason: "stop" (an end token or a
+    stop string), "length" (max_tokens, or the context is full), "abort" (the caller gave up).
     logprobs: one per generated token if SamplingParams.logprobs is not None.
     prefill_s: from the request's first step to its first token. decode_s: from there to the last token.
     """
@@ -54,7 +54,8 @@ class Generation:
     @property
     def tokens_per_s(self) -> float:
         """Decode speed: tokens after the first, per second; 0 when there are none."""
-        return (len(self.token_ids) - 1) / self.decode_s if len(self.token_ids) > 1 and self.decode_s > 0 else 0.0
+        count = len(self.token_ids) - 1
+        return count / self.decode_s if count > 0 and self.decode_s > 0 else 0.0
 
 
 class Request:

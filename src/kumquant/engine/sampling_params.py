@@ -21,15 +21,15 @@ class SamplingParams:
     """How to sample, with vLLM's names. The defaults sample from the model's own distribution.
 
     max_tokens: generated tokens at most; None: until the context is full.
-    temperature: 0 takes the likeliest token (greedy). top_k: keep that many likeliest tokens, 0 all. top_p: keep the
-    likeliest tokens that together reach this probability. min_p: drop tokens less likely than min_p times the likeliest.
-    repetition_penalty: over tokens of prompt and output, as Transformers; 1 is off. presence_penalty,
-    frequency_penalty: over generated tokens, as OpenAI; 0 is off. logit_bias: token id -> number added to its logit.
-    seed: makes a prompt's output reproducible, wherever it stands in a list; None: a fresh one for each prompt.
-    stop: a string or strings that end the generation; they are not part of the text.
-    stop_token_ids: ids that end the generation beside the model's own. ignore_eos: do not end at the model's own.
-    logprobs: None: off; n: the log probability of each generated token and of the n likeliest (n up to 20), of the
-    distribution before temperature, penalties and truncation.
+    temperature: 0 takes the likeliest token (greedy). top_k: keep that many likeliest tokens, 0 all. top_p:
+    keep the likeliest tokens that together reach this probability. min_p: drop tokens less likely than min_p
+    times the likeliest. repetition_penalty: over tokens of prompt and output, as Transformers; 1 is off.
+    presence_penalty, frequency_penalty: over generated tokens, as OpenAI; 0 is off. logit_bias: token id ->
+    number added to its logit. seed: makes a prompt's output reproducible, wherever it stands in a list; None:
+    a fresh one for each prompt. stop: a string or strings that end the generation; they are not part of the
+    text. stop_token_ids: ids that end the generation beside the model's own. ignore_eos: do not end at the
+    model's own. logprobs: None: off; n: the log probability of each generated token and of the n likeliest (n
+    up to 20), of the distribution before temperature, penalties and truncation.
 
     Raises RequestError for any value out of range.
     """
@@ -75,13 +75,14 @@ class SamplingParams:
         return self.stop  # type: ignore[return-value]  # normalized by __post_init__
 
     def sampler_config(self) -> SamplerConfig:
-        """What the native sampler needs of this. Without a seed, draws one, so that a preempted request can resume."""
+        """What the native sampler needs. Draws a missing seed, so that a preempted request can resume."""
         seed = secrets.randbits(64) if self.seed is None else int(self.seed) % 2**64
         return SamplerConfig(
             temperature=float(self.temperature), top_k=max(int(self.top_k), 0), top_p=float(self.top_p),
             min_p=float(self.min_p), repetition_penalty=float(self.repetition_penalty),
             presence_penalty=float(self.presence_penalty), frequency_penalty=float(self.frequency_penalty),
-            logit_bias=dict(self.logit_bias), seed=seed, logprobs=-1 if self.logprobs is None else int(self.logprobs),
+            logit_bias=dict(self.logit_bias), seed=seed,
+            logprobs=-1 if self.logprobs is None else int(self.logprobs),
         )
 
 

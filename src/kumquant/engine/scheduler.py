@@ -9,7 +9,7 @@ from ..runtime import Model, PagePool, StepInput
 from .pages import PageStore
 from .request import Request
 
-MAX_STEP_TOKENS = 512  # of all sequences in one step: long prompts are fed in chunks, so that others keep decoding
+MAX_STEP_TOKENS = 512  # of all sequences in one step: long prompts come in chunks, and others keep decoding
 MAX_RUNNING = 64  # sequences that decode together; others wait
 
 
@@ -24,13 +24,14 @@ class Batch:
 class Scheduler:
     """First come, first served; continuous batching; the youngest gives way when pages run out.
 
-    Running requests keep their pages. A waiting one starts when pages for all of its tokens can be had. When a running
-    one needs a page and there is none, the request that started last is preempted: it gives its pages back, waits in
-    front, and later computes them again. A single request always fits, because no request may outgrow the pool.
+    Running requests keep their pages. A waiting one starts when pages for all of its tokens can be had. When
+    a running one needs a page and there is none, the request that started last is preempted: it gives its
+    pages back, waits in front, and later computes them again. A single request always fits, because no
+    request may outgrow the pool.
     """
 
-    def __init__(self, model: Model, pool: PagePool, *, reuse_pages: bool = True, max_running: int = MAX_RUNNING,
-                 max_step_tokens: int = MAX_STEP_TOKENS) -> None:
+    def __init__(self, model: Model, pool: PagePool, *, reuse_pages: bool = True,
+                 max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self._model = model
         self._pool = pool
         self._store = PageStore(pool, model.page_tokens, reuse=reuse_pages)
@@ -49,7 +50,7 @@ class Scheduler:
     def schedule(self) -> Batch:
         """What runs in the next step. Not empty if there is work."""
         for request in list(self._running):
-            if request.num_pending == 0:  # Ctrl-C came between the step and its token: compute that token again
+            if request.num_pending == 0:  # Ctrl-C came between a step and its token: compute it again
                 self._preempt(request)
             self._grow(request)
         while self._waiting and len(self._running) < self._max_running and self._start(self._waiting[0]):
@@ -57,7 +58,7 @@ class Scheduler:
         return self._fill_step()
 
     def remove(self, request: Request) -> None:
-        """Forget a request, finished or given up, and keep its full pages for others with the same beginning."""
+        """Forget a request, finished or given up; its full pages are kept for others that begin alike."""
         if request.sequence is not None:
             self._release(request)
             self._running.remove(request)
@@ -94,16 +95,18 @@ class Scheduler:
         num_prompt = request.num_prompt_tokens
         sequence = self._model.new_sequence(self._pool, request.sampler, request.token_ids[:num_prompt])
         sequence.add_pages(request.pages[:len(shared)])
-        sequence.rewind(len(shared) * self._store.page_size)  # the shared pages are full: their tokens need no computing
+        # The shared pages are full: the sequence's length says that their tokens need no computing.
+        sequence.rewind(len(shared) * self._store.page_size)
         sequence.add_pages(request.pages[len(shared):])
-        for token_id in request.token_ids[num_prompt:]:  # of a preempted request: penalties and draws go on from here
+        for token_id in request.token_ids[num_prompt:]:  # preempted: penalties and draws go on from here
             sequence.accept(token_id)
         request.sequence = sequence
         request.start()
         return True
 
     def _grow(self, request: Request) -> None:
-        """Add the page the next token needs; preempts the youngest until there is one, at worst the request itself.
+        """Add the page the next token needs; preempts the youngest until there is one, at worst the request
+        itself.
 
         Does nothing for a request that an older one has just preempted.
         """

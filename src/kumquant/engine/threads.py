@@ -9,8 +9,8 @@ from pathlib import Path
 def default_threads() -> int:
     """Physical cores among the processors this process may run on.
 
-    A core's second hardware thread adds little to this work and costs the first one. Where the topology is unknown every
-    processor counts.
+    A core's second hardware thread adds little to this work and costs the first one. Where the topology is
+    unknown every processor counts.
     """
     cores = {_siblings(processor) for processor in available_processors()}
     return max(len(cores), 1)
@@ -24,7 +24,7 @@ def available_processors() -> list[int]:
 
 
 def _siblings(processor: int) -> str:
-    """The hardware threads of a processor's core, as Linux names them ("0,4"); the processor itself elsewhere."""
+    """The hardware threads of a processor's core, as Linux has it ("0,4"); elsewhere the processor itself."""
     path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
     try:
         return path.read_text().strip()
