@@ -24,7 +24,6 @@ VECTOR_ROLES = (
     "gate_up_bias",
     "down_bias",
 )
-OPTIONAL_ROLES = {"q_norm", "k_norm", "qkv_bias", "o_bias", "gate_up_bias", "down_bias"}
 GROUP = 32
 
 
@@ -79,8 +78,6 @@ class Loader:
                 if role not in spec.tensors:
                     continue
                 name = spec.tensors[role].format(i=layer)
-                if role in OPTIONAL_ROLES and name not in self.tensors:
-                    continue
                 (self._matrix if role in MATRIX_ROLES else self._vector)(role, layer, name)
         self.native.check()
 
@@ -129,7 +126,7 @@ class Loader:
                     where=stem + record,
                     found=array.shape,
                     expected=shape,
-                    hint="The runtime runs q4f16_1, q4bf16_1, q4f32_1 and the q0 modes; is the config this cache's own?",
+                    hint="Only 4-bit groups of 32 and plain modes run; is the config this cache's own?",
                 )
         if scales.dtype.name not in ("float16", "bfloat16", "float32"):
             raise UnsupportedError(

@@ -72,7 +72,7 @@ class Model:
         threads: int | None = None,
         isa: str | None = None,
     ) -> Model:
-        """A model from arrays by cache tensor name: plain (float32, float16, bfloat16) or codes and scales."""
+        """A model from arrays by cache tensor name: plain floats or codes and scales."""
         self = cls.__new__(cls)
         self._build(spec, tensors, threads, isa, release=False)
         return self
@@ -97,8 +97,8 @@ class Model:
             raise RequestError(
                 str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set."
             ) from None
-        Loader(self.native, spec, tensors, release).load_all()
         self.native.set_rope(frequencies, factor)
+        Loader(self.native, spec, tensors, release).load_all()
         self._rope_depends_on_length = depends_on_length(spec.rope)
 
     @property

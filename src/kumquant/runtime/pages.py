@@ -19,8 +19,8 @@ def pages_for(num_tokens: int) -> int:
 class PagePool:
     """Pages of keys and values for all layers of one model.
 
-    native: the native pool. Memory is reserved, not touched: a page costs ``page_bytes`` of resident memory from
-    its first use on, and the lowest free pages are handed out first so that little is touched.
+    Memory is reserved, not touched: a page costs ``page_bytes`` of resident memory from its first use on, and
+    the lowest free pages are handed out first so that little is touched.
     """
 
     def __init__(self, native: Any, activations: str) -> None:

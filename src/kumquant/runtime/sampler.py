@@ -11,12 +11,12 @@ from typing import Any
 class SamplerConfig:
     """How the next token of a sequence is chosen from its logits, in this order.
 
-    repetition_penalty works on prompt and output (positive logits are divided by it, negative ones multiplied);
-    presence_penalty and frequency_penalty on the output only (subtracted); then logit_bias is added and banned
-    ids are removed. temperature 0 takes the largest logit (the lowest id among equals); otherwise logits /
-    temperature, top_k (0: off), top_p, min_p (relative to the likeliest token), and one draw that depends on
-    seed and position alone. logprobs: -1 none; n the chosen token's and the n likeliest, natural logarithms of
-    the unmodified distribution.
+    repetition_penalty works on prompt and output (positive logits are divided, negative ones multiplied);
+    presence_penalty and frequency_penalty on the output only (subtracted); then logit_bias is added and
+    banned ids are removed. temperature 0 takes the largest logit (the lowest id among equals); otherwise
+    logits / temperature, top_k (0: off), top_p, min_p (relative to the likeliest token), and one draw that
+    depends on seed and position alone. logprobs: -1 none; n the chosen token's and the n likeliest, natural
+    logarithms of the unmodified distribution.
     """
 
     temperature: float = 0.0

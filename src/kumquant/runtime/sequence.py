@@ -12,9 +12,9 @@ from .sampler import SamplerConfig
 class Sequence:
     """A sequence in a pool.
 
-    length: tokens whose keys and values are stored. A step needs pages for the tokens it adds (``add_pages``).
-    rope_length: where a rope's frequencies depend on the sequence's length, the least length to assume, so that a
-    prompt gives the same in one chunk or several; at first the prompt's length.
+    length: tokens whose keys and values are stored. A step needs pages for the tokens it adds (add_pages).
+    rope_length: where a rope's frequencies depend on the sequence's length, the least length to assume, so
+    that a prompt gives the same in one chunk or several; at first the prompt's length.
     """
 
     def __init__(self, pool: PagePool, sampler: SamplerConfig | None, prompt_ids: SequenceOf[int]) -> None:

@@ -1,0 +1,268 @@
+"""The native step: the same bits alone or in a batch, in any chunks, on any threads and instruction set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kumquant import _native
+from kumquant.errors import CapacityError, RequestError
+from kumquant.models import DecoderSpec, RopeSpec
+from kumquant.runtime import Model, SamplerConfig, StepInput
+from kumquant.runtime.loader import MATRIX_ROLES, VECTOR_ROLES, role_shapes
+
+ISAS = _native.isa_list()
+LAYER_ROLES = MATRIX_ROLES + VECTOR_ROLES
+
+
+def make_spec(**changes) -> DecoderSpec:
+    base: dict = {
+        "model_type": "llama", "vocab_size": 150, "hidden_size": 72, "intermediate_size": 116,
+        "num_layers": 2, "num_heads": 6, "num_kv_heads": 2, "head_dim": 12, "norm_eps": 1e-5,
+        "activation": "silu",
+        "rope": RopeSpec("default", 10000.0, 12, 512, {}), "attention_scale": 12**-0.5, "context_length": 512,
+        "sliding_window": (0, 40), "qk_norm": True,
+        "tensors": {
+            "embed": "embed.weight", "final_norm": "norm.weight", "head": "head.weight",
+            **{role: "layers.{i}." + role for role in LAYER_ROLES},
+        },
+    }
+    return DecoderSpec(**(base | changes))
+
+
+def make_tensors(spec: DecoderSpec, quantized: bool, seed: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    for role, shape in role_shapes(spec).items():
+        if role not in spec.tensors:
+            continue
+        for layer in range(spec.num_layers if "{i}" in spec.tensors[role] else 1):
+            name = spec.tensors[role].format(i=layer)
+            if len(shape) == 2 and quantized:
+                groups = -(-shape[1] // 32)
+                stem = name.removesuffix(".weight")
+                tensors[stem + ".q_weight"] = rng.integers(0, 2**32, (shape[0], groups * 4), dtype=np.uint32)
+                tensors[stem + ".q_scale"] = rng.uniform(0.01, 0.03, (shape[0], groups)).astype(np.float16)
+            else:
+                scale = 0.2 if len(shape) == 2 else 1.0
+                tensors[name] = (rng.standard_normal(shape) * scale).astype(np.float32)
+    return tensors
+
+
+SPEC = make_spec()
+QUANTIZED = make_tensors(SPEC, quantized=True)
+PLAIN = make_tensors(SPEC, quantized=False)
+TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SPEC.vocab_size, 300)]
+
+
+def run_in_chunks(model: Model, tokens: list[int], chunks: list[int], activations: str) -> np.ndarray:
+    pool = model.new_pool(model.pages_for(len(tokens)) + 3, activations)
+    pool.allocate(2)  # so that page numbers are not 0, 1, 2, …
+    sequence = model.new_sequence(pool)
+    rows, at = [], 0
+    for count in chunks:
+        sequence.add_pages(pool.allocate(model.pages_for(at + count) - sequence.num_pages))
+        rows.append(model.step(pool, [StepInput(sequence, tokens[at:at + count], "logits")])[0].logits)
+        at += count
+    assert at == len(tokens) and sequence.length == at
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+@pytest.mark.parametrize("tensors", [QUANTIZED, PLAIN], ids=["quantized", "plain"])
+def test_chunks_threads_and_instruction_sets_do_not_matter(tensors, activations):
+    want = None
+    for isa in ISAS:
+        for threads in (1, 2, 3):
+            model = Model.from_arrays(SPEC, tensors, threads=threads, isa=isa)
+            assert (model.isa, model.threads) == (isa, threads)
+            single = [] if isa == "portable" else [[1] * 300]
+            for chunks in ([300], [1, 99, 7, 193], [64, 64, 64, 64, 44], *single):
+                got = run_in_chunks(model, TOKENS, list(chunks), activations)
+                want = got if want is None else want
+                assert got.tobytes() == want.tobytes(), (isa, threads, chunks)
+    assert np.isfinite(want).all() and want.std() > 0.1
+
+
+def test_plain_layers_compute_the_same_in_either_setting():
+    model = Model.from_arrays(SPEC, PLAIN, threads=2)
+    assert model.logits(TOKENS[:70], "int8").tobytes() == model.logits(TOKENS[:70], "float32").tobytes()
+
+
+def test_quantized_layers_do_not():
+    model = Model.from_arrays(SPEC, QUANTIZED, threads=2)
+    exact, rounded = model.logits(TOKENS[:70], "float32"), model.logits(TOKENS[:70], "int8")
+    assert exact.tobytes() != rounded.tobytes()
+    assert np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_batch_gives_every_sequence_what_it_gets_alone(isa):
+    model = Model.from_arrays(SPEC, QUANTIZED, threads=2, isa=isa)
+    prompts = [TOKENS[i:i + n] for i, n in enumerate([1, 5, 64, 65, 130, 17])]
+    alone = [run_in_chunks(model, p, [len(p)], "int8") for p in prompts]
+    pool = model.new_pool(16, "int8")
+    sequences = [model.new_sequence(pool) for _ in prompts]
+    done = [0] * len(prompts)
+    # Each step gives every unfinished sequence another piece, so that prefill and decode mix.
+    for piece in (1, 4, 59, 1, 65):
+        items = []
+        for i, p in enumerate(prompts):
+            part = p[done[i]:done[i] + piece]
+            if part:
+                needed = model.pages_for(done[i] + len(part)) - sequences[i].num_pages
+                sequences[i].add_pages(pool.allocate(needed))
+                items.append((i, part))
+        outputs = model.step(pool, [StepInput(sequences[i], part, "logits") for i, part in items])
+        for (i, part), output in zip(items, outputs, strict=True):
+            assert output.logits.tobytes() == alone[i][done[i]:done[i] + len(part)].tobytes()
+            done[i] += len(part)
+    assert done == [len(p) for p in prompts]
+
+
+def test_reused_pages_leave_no_trace():
+    model = Model.from_arrays(SPEC, QUANTIZED, threads=2)
+    pool = model.new_pool(4, "int8")
+    results = []
+    for tokens in (TOKENS[:200], TOKENS[100:230], TOKENS[:200]):
+        sequence = model.new_sequence(pool)
+        sequence.add_pages(pool.allocate(model.pages_for(len(tokens))))
+        results.append(model.step(pool, [StepInput(sequence, tokens, "last")])[0].logits)
+        sequence.close()
+        assert pool.num_free == 4
+    assert results[0].tobytes() == results[2].tobytes()
+
+
+def test_rewinding_a_sequence_forgets_the_tail():
+    model = Model.from_arrays(SPEC, QUANTIZED, threads=1)
+    pool = model.new_pool(4, "int8")
+    sequence = model.new_sequence(pool)
+    sequence.add_pages(pool.allocate(3))
+    model.step(pool, [StepInput(sequence, TOKENS[:150], "none")])
+    sequence.rewind(60)
+    assert (sequence.length, sequence.num_pages, pool.num_free) == (60, 1, 3)
+    sequence.add_pages(pool.allocate(1))
+    got = model.step(pool, [StepInput(sequence, TOKENS[60:70], "last")])[0].logits
+    assert got.tobytes() == model.logits(TOKENS[:70])[-1:].tobytes()
+
+
+def test_two_models_with_different_threads_in_one_process():
+    one, three = (Model.from_arrays(SPEC, QUANTIZED, threads=n) for n in (1, 3))
+    for _ in range(3):
+        assert one.logits(TOKENS[:40]).tobytes() == three.logits(TOKENS[:40]).tobytes()
+
+
+def test_impossible_steps_are_refused():
+    model = Model.from_arrays(SPEC, QUANTIZED, threads=1)
+    pool = model.new_pool(1)
+    sequence = model.new_sequence(pool)
+    with pytest.raises(CapacityError, match="lacks pages"):
+        model.step(pool, [StepInput(sequence, [1], "last")])
+    sequence.add_pages(pool.allocate(1))
+    with pytest.raises(CapacityError, match="KV cache is full"):
+        pool.allocate(1)
+    for bad in (-1, SPEC.vocab_size):
+        with pytest.raises(RequestError, match="outside the vocabulary"):
+            model.step(pool, [StepInput(sequence, [bad], "last")])
+    with pytest.raises(RequestError, match="at least one token"):
+        model.step(pool, [StepInput(sequence, [], "last")])
+    assert sequence.length == 0
+    with pytest.raises(RequestError, match="usable"):
+        Model.from_arrays(SPEC, QUANTIZED, isa="sse9")
+    with pytest.raises(RequestError, match="positive"):
+        Model.from_arrays(SPEC, QUANTIZED, threads=0)
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def draw(count: int, **config) -> list[int]:
+    """``count`` first tokens after one prompt, with seeds 0, 1, …"""
+    model = Model.from_arrays(SPEC, PLAIN, threads=1)
+    pool = model.new_pool(1)
+    tokens = []
+    for seed in range(count):
+        sequence = model.new_sequence(pool, SamplerConfig(seed=seed, **config), TOKENS[:4])
+        sequence.add_pages(pool.allocate(1))
+        tokens.append(model.step(pool, [StepInput(sequence, TOKENS[:4], "sample")])[0].token_id)
+        sequence.close()
+    return tokens
+
+
+def probabilities(temperature: float = 1.0) -> np.ndarray:
+    logits = Model.from_arrays(SPEC, PLAIN, threads=1).logits(TOKENS[:4])[-1].astype(np.float64) / temperature
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def test_greedy_takes_the_largest_logit():
+    assert set(draw(3)) == {int(probabilities().argmax())}
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_draws_follow_the_distribution(temperature):
+    n = 3000
+    counts = np.bincount(draw(n, temperature=temperature), minlength=SPEC.vocab_size)
+    p = probabilities(temperature)
+    common = p * n >= 20
+    chi2 = ((counts - n * p)[common] ** 2 / (n * p)[common]).sum()
+    assert common.sum() > 5 and chi2 < 2.0 * common.sum() + 15
+
+
+def test_seeds_decide_and_nothing_else():
+    assert draw(20, temperature=1.0) == draw(20, temperature=1.0)
+    assert len(set(draw(50, temperature=3.0))) > 10
+
+
+def test_top_k_top_p_and_min_p_cut_where_defined():
+    p = probabilities()
+    order = np.argsort(-p, kind="stable")
+    assert set(draw(400, temperature=1.0, top_k=3)) == set(order[:3].tolist())
+    nucleus = order[: int(np.searchsorted(p[order].cumsum(), 0.6) + 1)]
+    assert set(draw(1500, temperature=1.0, top_p=0.6)) <= set(nucleus.tolist())
+    assert len(set(draw(1500, temperature=1.0, top_p=0.6))) > len(nucleus) // 2
+    above = set(np.flatnonzero(p >= 0.5 * p.max()).tolist())
+    assert set(draw(600, temperature=1.0, min_p=0.5)) == above
+    assert set(draw(20, temperature=1.0, top_p=1e-6)) == {int(order[0])}
+
+
+def test_penalties_bias_and_bans():
+    logits = Model.from_arrays(SPEC, PLAIN, threads=1).logits(TOKENS[:4])[-1]
+    best = int(logits.argmax())
+    assert draw(1, banned=[best]) == [int(np.argsort(-logits)[1])]
+    assert draw(1, logit_bias={7: 1e4}) == [7]
+    punished = logits.copy()
+    for token in set(TOKENS[:4]):
+        punished[token] = punished[token] / 1.7 if punished[token] > 0 else punished[token] * np.float32(1.7)
+    assert draw(1, repetition_penalty=1.7) == [int(punished.argmax())]
+
+
+def test_frequency_and_presence_penalties_count_the_output_only():
+    model = Model.from_arrays(SPEC, PLAIN, threads=1)
+    pool = model.new_pool(1)
+    plain = model.new_sequence(pool, SamplerConfig(), TOKENS[:4])
+    plain.add_pages(pool.allocate(1))
+    first = model.step(pool, [StepInput(plain, TOKENS[:4], "sample")])[0].token_id
+    plain.close()
+    for config in ({"presence_penalty": 1e4}, {"frequency_penalty": 1e4}):
+        sequence = model.new_sequence(pool, SamplerConfig(**config), TOKENS[:4])
+        sequence.add_pages(pool.allocate(1))
+        seen = [model.step(pool, [StepInput(sequence, TOKENS[:4], "sample")])[0].token_id]
+        for _ in range(20):
+            seen.append(model.step(pool, [StepInput(sequence, seen[-1:], "sample")])[0].token_id)
+        assert seen[0] == first and len(set(seen)) == len(seen)
+        sequence.close()
+
+
+def test_logprobs_are_of_the_unmodified_distribution():
+    model = Model.from_arrays(SPEC, PLAIN, threads=1)
+    pool = model.new_pool(1)
+    config = SamplerConfig(temperature=2.0, top_k=1, logit_bias={9: 1e4}, logprobs=3)
+    sequence = model.new_sequence(pool, config, TOKENS[:4])
+    sequence.add_pages(pool.allocate(1))
+    output = model.step(pool, [StepInput(sequence, TOKENS[:4], "sample")])[0]
+    p = probabilities()
+    assert output.token_id == 9 and abs(output.logprob - np.log(p[9])) < 1e-5
+    order = np.argsort(-p, kind="stable")[:3]
+    assert [token for token, _ in output.top] == order.tolist()
+    np.testing.assert_allclose([value for _, value in output.top], np.log(p[order]), atol=1e-5)
