@@ -21,6 +21,7 @@ DTYPES: dict[str, np.dtype] = {
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
     "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 # From the largest finite bfloat16 on (infinities and NaN included) the format truncates instead of rounding.
 _TRUNCATE_FROM = np.uint32(0x7F7F0000)
@@ -56,3 +57,8 @@ def f32_to_bf16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
             rounded[huge] = block[huge] >> np.uint32(16)
         result[start : start + _BLOCK] = rounded
     return result.reshape(np.shape(values))
+
+
+def dtype_name(dtype: np.dtype) -> str:
+    """The manifest's name of a NumPy dtype. Raises KeyError for one the format does not have."""
+    return _NAMES[dtype]
