@@ -121,9 +121,13 @@ class Family:
             return True
         if self.ties_head:
             return False
+        return compat or names is None or self.names_hold_head(names)
+
+    def names_hold_head(self, names: Collection[str]) -> bool:
+        """Whether a head is among the tensors of a checkpoint or the records of a cache."""
         head = next(rule for rule in self.tensors if rule.role == "head")
         stem = head.name.removesuffix(".weight")
-        return compat or names is None or not {head.name, f"{stem}.q_weight"}.isdisjoint(names)
+        return not {head.name, f"{stem}.q_weight"}.isdisjoint(names)
 
     def spec(self, config: ModelConfig, names: Collection[str] | None = None) -> DecoderSpec:
         """The forward pass. names: what the cache holds; see ``plan``."""

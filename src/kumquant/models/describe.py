@@ -1,0 +1,184 @@
+"""What a bare manifest tells about its model: family, dimensions, mode. For ``inspect`` without the other
+files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..schemes import SCHEMES, Scheme
+from ..tensor_cache import Manifest, Record
+from .family import Family
+from .registry import FAMILIES
+
+_LAYER = re.compile(r"\.(\d+)\.")
+# Head widths that models have, the likeliest first.
+_HEAD_DIMS = (64, 128, 96, 80, 256, 32, 48, 112, 16)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model as far as names and shapes of its records tell. None: they do not tell.
+
+    families: every family that the names fit, the likeliest first. inferred: fields that are a guess among
+    several possibilities. quantization: a mode that fits the dtypes. num_values: checkpoint values behind the
+    cache. bits_per_param: the manifest's own figure; stored_bits_per_param: stored bits divided by
+    num_values.
+    """
+
+    families: tuple[str, ...] = ()
+    quantization: str | None = None
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    tie_word_embeddings: bool | None = None
+    inferred: tuple[str, ...] = ()
+    num_values: int | None = None
+    bits_per_param: float | None = None
+    stored_bits_per_param: float | None = None
+
+    @property
+    def family(self) -> str | None:
+        return self.families[0] if self.families else None
+
+
+def describe(manifest: Manifest) -> Description:
+    """Everything the names, shapes and dtypes of a manifest tell. Never raises; what is unclear is None."""
+    records = {record.name: record for record in manifest.records()}
+    scheme = _guess_scheme(records)
+    num_values = manifest.num_values
+    bits = manifest.metadata.get("BitsPerParam")
+    families = [family for family in FAMILIES.values() if _fits(family, records)]
+    shared: dict[str, Any] = {
+        "quantization": scheme.name if scheme else None,
+        "num_values": num_values,
+        "bits_per_param": float(bits) if isinstance(bits, (int, float)) else None,
+        "stored_bits_per_param": manifest.nbytes * 8 / num_values if num_values else None,
+    }
+    if not families:
+        return Description(**shared)
+    return _Reader(families[0], records, scheme).describe(tuple(family.model_type for family in families),
+                                                          shared)
+
+
+def _plain_name(name: str) -> str:
+    """A record's name as the parameter it belongs to: "….q_weight" and "….q_scale" are "….weight"."""
+    return re.sub(r"\.q_(weight|scale)$", ".weight", name)
+
+
+def _fits(family: Family, records: dict[str, Record]) -> bool:
+    """Whether the records are the family's tensors: all that every model of it has, and no others."""
+    found = {_LAYER.sub(".{i}.", _plain_name(name)) for name in records}
+    table = {rule.name: rule for rule in family.tensors}
+    required = {name for name, rule in table.items() if rule.role != "head" and (
+        rule.when is None or family.biases.get(rule.when) is True)}
+    possible = {name for name, rule in table.items() if rule.when is None or rule.when in family.biases}
+    return required <= found <= possible
+
+
+def _guess_scheme(records: dict[str, Record]) -> Scheme | None:
+    """The first mode that the dtypes and shapes of the records fit, None if there is no such mode."""
+    stems = [name.removesuffix(".q_scale") for name in records if name.endswith(".q_scale")]
+    pairs = [(records.get(f"{stem}.q_weight"), records[f"{stem}.q_scale"]) for stem in stems]
+    typed = [scale for _, scale in pairs] or list(records.values())
+    if len({record.dtype for record in typed}) != 1:
+        return None
+    dtype = typed[0].dtype
+    if dtype == "bfloat16" and all(record.format == "raw" for record in typed):
+        dtype = "float32"  # the -b16 twin of a float32 mode says so
+    has_plain_ends = any(name.endswith("embed_tokens.weight") for name in records)
+    for scheme in SCHEMES.values():
+        if scheme.model_dtype == dtype and scheme.is_quantized == bool(pairs):
+            if not pairs:
+                return scheme
+            if all(_are_packed(codes, scales, scheme) for codes, scales in pairs) and (
+                    scheme.quantize_ends != has_plain_ends):
+                return scheme
+    return None
+
+
+def _are_packed(codes: Record | None, scales: Record, scheme: Scheme) -> bool:
+    """Whether two records are the codes and scales of one matrix in this mode."""
+    if codes is None or len(codes.shape) != 2 or len(scales.shape) != 2:
+        return False
+    (rows, num_words), (scale_rows, num_groups) = codes.shape, scales.shape
+    return rows == scale_rows and num_words * scheme.codes_per_word == num_groups * scheme.group_size
+
+
+class _Reader:
+    """Reads dimensions off the records of one family."""
+
+    def __init__(self, family: Family, records: dict[str, Record], scheme: Scheme | None) -> None:
+        self.family, self.records, self.scheme = family, records, scheme
+        self.names = {rule.role: rule.name for rule in family.tensors}
+
+        self.hidden_size = self.rows("attn_norm")
+        words = self.records.get(self.names["embed"].replace(".weight", ".q_weight"))
+        if scheme and words and self.hidden_size and words.shape[1] != scheme.num_words(self.hidden_size):
+            self.scheme = None  # three-bit codes come in as many words, but of fewer values
+
+    def rows(self, role: str) -> int | None:
+        """Output width. Unknown in a quantized cache of a mode that is not in the table (it may be
+        transposed)."""
+        shape = self._shape(role)
+        return shape[0] if shape and (len(shape) == 1 or role == "embed" or self.scheme) else None
+
+    def width(self, role: str) -> int | None:
+        """Input width; for a quantized matrix the width with the last group filled up."""
+        name = self.names[role].replace("{i}", "0")
+        shape = self._shape(role)
+        if shape is None or len(shape) != 2:
+            return None
+        if name in self.records:
+            return shape[1]
+        return shape[1] * self.scheme.codes_per_word if self.scheme else None
+
+    def describe(self, families: tuple[str, ...], shared: dict[str, Any]) -> Description:
+        layers = {int(match[1]) for match in map(_LAYER.search, self.records) if match}
+        gate_up = self.rows("gate_up")
+        heads, inferred = self._heads()
+        fields: dict[str, Any] = {**shared, **heads}
+        fields["quantization"] = self.scheme.name if self.scheme else None
+        return Description(
+            families=families, vocab_size=self.rows("embed"), hidden_size=self.hidden_size,
+            intermediate_size=gate_up // 2 if gate_up else None, num_hidden_layers=len(layers),
+            tie_word_embeddings=not self.family.names_hold_head(self.records), inferred=inferred, **fields,
+        )
+
+    def _shape(self, role: str) -> tuple[int, ...] | None:
+        name = self.names[role].replace("{i}", "0")
+        record = self.records.get(name) or self.records.get(f'{name.removesuffix(".weight")}.q_weight')
+        return record.shape if record else None
+
+    def _heads(self) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Head counts. Shapes have only the total widths of queries and keys; q_norm tells the head's."""
+        qkv, query_width = self.rows("qkv"), self.width("o")
+        if not qkv or not query_width:
+            return {}, ()
+        known = self.rows("q_norm") if "q_norm" in self.names else None
+        padding = self.scheme.group_size if self.scheme and self.scheme.is_quantized else 1
+        options: list[tuple[int, int, int]] = []
+        for head_dim in (known,) if known else _HEAD_DIMS:
+            for width in range(query_width, query_width - padding, -1):
+                key_width = (qkv - width) // 2
+                if (qkv - width) % 2 == 0 and key_width > 0 and width % head_dim == 0 == key_width % head_dim:
+                    num_heads, num_kv_heads = width // head_dim, key_width // head_dim
+                    if num_heads % num_kv_heads == 0:
+                        options.append((head_dim, num_heads, num_kv_heads))
+        if not options:
+            return {}, ()
+        best = min(options, key=lambda option: _unlikeliness(*option, self.hidden_size or 0))
+        heads = dict(zip(("head_dim", "num_attention_heads", "num_key_value_heads"), best))
+        return heads, () if known else tuple(heads)
+
+
+def _unlikeliness(head_dim: int, num_heads: int, num_kv_heads: int, hidden_size: int) -> tuple[int, int]:
+    """Lower is likelier. Grouped heads mostly come in eight groups; wide models have no narrow heads."""
+    eight_groups = num_kv_heads == 8 and num_heads > 8 and head_dim >= (32 if hidden_size < 1024 else 64)
+    rank = _HEAD_DIMS.index(head_dim) if head_dim in _HEAD_DIMS else len(_HEAD_DIMS)
+    return (0 if eight_groups else 1, rank)
