@@ -216,7 +216,8 @@ static void bind_runtime(nb::module_& m) {
       .def("step", &step);
 }
 
-void bind_kernels(nb::module_& m);  // bind_kernels.cpp
+void bind_kernels(nb::module_& m);   // bind_kernels.cpp
+void bind_quantize(nb::module_& m);  // bind_quantize.cpp
 
 NB_MODULE(_native, m) {
   m.doc() = "Kumquant's native core";
@@ -228,4 +229,5 @@ NB_MODULE(_native, m) {
         "Seconds of one cache-line round trip between two threads.");
   bind_runtime(m);
   bind_kernels(m);
+  bind_quantize(m);
 }

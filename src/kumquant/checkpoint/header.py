@@ -1,8 +1,8 @@
 """The header of a safetensors file, read behind one validating door.
 
-Layout of a file: 8 bytes little-endian header length n; n bytes of JSON (an object, padded with spaces); data.
-The JSON maps a tensor's name to {"dtype", "shape", "data_offsets": [begin, end]}, offsets counted from the end
-of the header; "__metadata__" maps strings to strings. The tensors fill the data without holes or overlaps.
+Layout of a file: 8 bytes little-endian header length n; n bytes of JSON (an object, padded with spaces);
+data. The JSON maps a tensor's name to {"dtype", "shape", "data_offsets": [begin, end]}, offsets counted from
+the end of the header; "__metadata__" maps strings to strings. The tensors fill the data without holes.
 Source: the safetensors format description (https://github.com/huggingface/safetensors#format).
 """
 

@@ -1,0 +1,94 @@
+// Quantizers and casts for conversion: `kumquant._native.quantize_rows` and `cast_values`.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "cpu/isa.h"
+#include "kernels/quantize.h"
+
+namespace nb = nanobind;
+
+namespace kq {
+namespace portable {
+extern const QuantizeKernels quantize_table;
+}
+#ifdef KUMQUANT_X86
+namespace avx2 {
+extern const QuantizeKernels quantize_table;
+}
+namespace avx512 {
+extern const QuantizeKernels quantize_table;
+}
+#endif
+
+const QuantizeKernels* quantize_kernels_named(const char* name) {
+  const std::string wanted = name;
+  if (wanted == "portable") return &portable::quantize_table;
+#ifdef KUMQUANT_X86
+  if (wanted == "avx2") return &avx2::quantize_table;
+  if (wanted == "avx512vnni") return &avx512::quantize_table;
+#endif
+  return nullptr;
+}
+}  // namespace kq
+
+using namespace kq;
+
+namespace {
+using Source = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Target = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+Number number_named(const std::string& dtype) {
+  if (dtype == "float32") return Number::f32;
+  if (dtype == "float16") return Number::f16;
+  if (dtype == "bfloat16") return Number::bf16;
+  throw std::invalid_argument("dtype " + dtype + " is not float32, float16 or bfloat16");
+}
+
+// The table of the instruction set `isa`, of KUMQUANT_ISA when empty, else of the best.
+const QuantizeKernels& chosen(const std::string& isa) {
+  const QuantizeKernels* kernels = quantize_kernels_named(choose_kernels(isa).name);
+  if (!kernels) throw std::invalid_argument("this build has no quantizer for the instruction set");
+  return *kernels;
+}
+
+void expect(const char* what, size_t nbytes, size_t expected, const void* data, size_t alignment) {
+  if (nbytes != expected)
+    throw std::invalid_argument(std::string(what) + ": " + std::to_string(nbytes) + " bytes, expected " + std::to_string(expected));
+  if ((uintptr_t)data % alignment) throw std::invalid_argument(std::string(what) + " is not aligned");
+}
+
+void quantize_rows(const Source& source, const std::string& source_dtype, size_t rows, size_t width, const std::string& model_dtype,
+                   const Target& codes, const Target& scales, const std::string& isa) {
+  const QuantizeKernels& kernels = chosen(isa);
+  const Number from = number_named(source_dtype), model = number_named(model_dtype);
+  const size_t groups = (width + kGroup - 1) / kGroup;
+  expect("source", source.size(), rows * width * size_of(from), source.data(), size_of(from));
+  expect("codes", codes.size(), rows * groups * 16, codes.data(), 4);
+  expect("scales", scales.size(), rows * groups * size_of(model), scales.data(), size_of(model));
+  nb::gil_scoped_release release;
+  kernels.quantize_rows(source.data(), from, model, rows, width, (uint32_t*)codes.data(), scales.data());
+}
+
+void cast_values(const Source& source, const std::string& source_dtype, const std::string& model_dtype, const Target& out,
+                 const std::string& isa) {
+  const QuantizeKernels& kernels = chosen(isa);
+  const Number from = number_named(source_dtype), model = number_named(model_dtype);
+  const size_t n = source.size() / size_of(from);
+  expect("source", source.size(), n * size_of(from), source.data(), size_of(from));
+  expect("out", out.size(), n * size_of(model), out.data(), size_of(model));
+  nb::gil_scoped_release release;
+  kernels.cast_values(source.data(), from, model, n, out.data());
+}
+}  // namespace
+
+void bind_quantize(nb::module_& m) {
+  m.def("quantize_rows", &quantize_rows, nb::arg("source"), nb::arg("source_dtype"), nb::arg("rows"), nb::arg("width"),
+        nb::arg("model_dtype"), nb::arg("codes"), nb::arg("scales"), nb::arg("isa") = "",
+        "Quantize rows in groups of 32 to 4 bits; all arrays are flat views as bytes (see csrc/kernels/quantize.h).");
+  m.def("cast_values", &cast_values, nb::arg("source"), nb::arg("source_dtype"), nb::arg("model_dtype"), nb::arg("out"),
+        nb::arg("isa") = "", "Cast values to the model dtype; all arrays are flat views as bytes.");
+}

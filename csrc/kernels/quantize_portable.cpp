@@ -1,0 +1,2 @@
+#define KQ_ISA portable
+#include "kernels/quantize_impl.h"
