@@ -1,7 +1,10 @@
 """Families as data: config keys, tensor names and forward pass of each model_type; the public TensorCache."""
 
+from .cache import TensorCache
 from .config import ModelConfig
+from .describe import Description, describe
 from .family import Family
+from .folder import load_model_config, load_scheme
 from .plan import CacheTensor
 from .registry import FAMILIES, family_of
 from .rope import depends_on_length, inverse_frequencies
@@ -11,10 +14,15 @@ __all__ = [
     "FAMILIES",
     "CacheTensor",
     "DecoderSpec",
+    "Description",
     "Family",
     "ModelConfig",
     "RopeSpec",
+    "TensorCache",
     "depends_on_length",
+    "describe",
     "family_of",
     "inverse_frequencies",
+    "load_model_config",
+    "load_scheme",
 ]

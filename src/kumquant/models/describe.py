@@ -172,13 +172,14 @@ class _Reader:
                         options.append((head_dim, num_heads, num_kv_heads))
         if not options:
             return {}, ()
-        best = min(options, key=lambda option: _unlikeliness(*option, self.hidden_size or 0))
+        best = min(options, key=lambda option: _unlikeliness(option, self.hidden_size or 0))
         heads = dict(zip(("head_dim", "num_attention_heads", "num_key_value_heads"), best))
         return heads, () if known else tuple(heads)
 
 
-def _unlikeliness(head_dim: int, num_heads: int, num_kv_heads: int, hidden_size: int) -> tuple[int, int]:
+def _unlikeliness(heads: tuple[int, int, int], hidden_size: int) -> tuple[int, int]:
     """Lower is likelier. Grouped heads mostly come in eight groups; wide models have no narrow heads."""
+    head_dim, num_heads, num_kv_heads = heads
     eight_groups = num_kv_heads == 8 and num_heads > 8 and head_dim >= (32 if hidden_size < 1024 else 64)
     rank = _HEAD_DIMS.index(head_dim) if head_dim in _HEAD_DIMS else len(_HEAD_DIMS)
     return (0 if eight_groups else 1, rank)
