@@ -2,10 +2,10 @@
 
     python benchmarks/make_models.py OUT [--only S] [--gguf]
 
-OUT/S is the seed's shape (101 M weights, untied), OUT/L a 1B-class one (1,236 M, tied), both in the Hugging Face
-layout, bfloat16. --gguf also writes OUT/S-f16.gguf and OUT/L-f16.gguf, the same weights for llama.cpp (needs the gguf
-package). Weights are normal with deviation 0.02; each tensor's depend on its name alone, so every run gives the same
-bytes.
+OUT/S is the seed's shape (101 M weights, untied), OUT/L a 1B-class one (1,236 M, tied), both in the Hugging
+Face layout, bfloat16. --gguf also writes OUT/S-f16.gguf and OUT/L-f16.gguf, the same weights for llama.cpp
+(needs the gguf package). Weights are normal with deviation 0.02; each tensor's depend on its name alone, so
+every run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's names in both worlds. rotated_heads: heads whose rows rope turns in pairs, 0 where it turns none."""
+    """A tensor's names in both worlds. rotated_heads: heads whose rows rope turns in pairs, or 0."""
 
     name: str
     gguf_name: str
@@ -64,7 +64,7 @@ class Tensor:
         return (normal * np.float32(0.02)).astype(ml_dtypes.bfloat16)
 
     def gguf_values(self) -> np.ndarray:
-        """float16, norms float32. Rope pairs rows i, i + head_dim/2 in a checkpoint, rows 2i, 2i + 1 in GGUF."""
+        """float16, norms float32. Rope pairs rows i, i + head_dim/2 in a checkpoint, 2i, 2i + 1 in GGUF."""
         values = self.values().astype(np.float32)
         if values.ndim == 1:
             return values
@@ -100,13 +100,25 @@ def tensors(shape: Shape) -> Iterator[Tensor]:
 def write_checkpoint(folder: Path, shape: Shape) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
-        "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_layers, "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads, "head_dim": shape.head_dim, "vocab_size": shape.vocab_size,
-        "tie_word_embeddings": shape.tied, "rope_theta": shape.rope_theta, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": shape.context_length, "hidden_act": "silu", "attention_bias": False,
-        "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab_size,
+        "tie_word_embeddings": shape.tied,
+        "rope_theta": shape.rope_theta,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": shape.context_length,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
