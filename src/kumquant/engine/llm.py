@@ -15,7 +15,7 @@ from ..chat import ChatTemplate, Message, stop_token_ids
 from ..errors import RequestError
 from ..models import TensorCache
 from ..runtime import Model
-from ..tokenizer import StreamDecoder, Tokenizer
+from ..tokenizer import StreamDecoder, Tokenizer, has_tokenizer
 from .defaults import default_params
 from .engine import Engine, check_prompt
 from .memory import Activations, kv_pages
@@ -24,7 +24,6 @@ from .request import Generation, Request
 from .sampling_params import SamplingParams
 from .threads import default_threads
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 class LLM:
@@ -62,10 +61,8 @@ class LLM:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The folder's tokenizer; None when it has no tokenizer files."""
-        if not any((self.folder / name).is_file() for name in _TOKENIZER_FILES):
-            return None
-        return Tokenizer.open(self.folder)
+        """The folder's tokenizer; None when it has no tokenizer.json."""
+        return Tokenizer.open(self.folder) if has_tokenizer(self.folder) else None
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

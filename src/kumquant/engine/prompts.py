@@ -38,19 +38,8 @@ def encode_chat(messages: Sequence[Any], template: ChatTemplate, tokenizer: Toke
     """
     text = template.render(messages, add_generation_prompt=True)
     token_ids = tokenizer.encode(text, add_special_tokens=False)
-    prefix = leading_tokens(tokenizer)
+    prefix = list(tokenizer.prefix_ids)
     return token_ids if token_ids[:len(prefix)] == prefix else prefix + token_ids
-
-
-def leading_tokens(tokenizer: Tokenizer) -> list[int]:
-    """The special tokens that the tokenizer's post-processor puts before a text."""
-    probe = "a"
-    plain = tokenizer.encode(probe, add_special_tokens=False)
-    special = tokenizer.encode(probe, add_special_tokens=True)
-    for begin in range(len(special) - len(plain) + 1):
-        if special[begin:begin + len(plain)] == plain:
-            return special[:begin]
-    return []
 
 
 def _is_ids(prompt: Any) -> bool:

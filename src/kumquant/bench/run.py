@@ -1,0 +1,224 @@
+"""``kumquant bench``: prefill, decode, time to open, memory; in one process, through the runtime alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..engine import default_threads
+from ..errors import RequestError
+from ..models import TensorCache
+from ..progress import NO_PROGRESS, Progress
+from ..runtime import Model, PagePool, SamplerConfig, Sequence, StepInput
+from .machine import cpu_name, peak_rss_bytes
+
+FIRST_TOKEN_PROMPT = 16  # tokens before the first token whose time is told
+BATCH_CONTEXT = 64  # prompt tokens of each sequence of a batch
+MAX_RSS_CONTEXT = 1024  # longer contexts run after the memory is read
+PREFILL_CHUNK = 512
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure. context: tokens in the KV cache before decoding starts, at batch 1. rounds: medians of."""
+
+    prefill: int = 512
+    decode: int = 64
+    context: tuple[int, ...] = (0, 512)
+    batch: tuple[int, ...] = (1, 8)
+    rounds: int = 5
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """tokens_per_s: median over the rounds, the sum over the batch; min and max likewise."""
+
+    test: Literal["prefill", "decode"]
+    tokens: int
+    context: int
+    batch: int
+    tokens_per_s: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """open_s, first_token_s: from the call that opens the warm cache to the model, and to the first token of a
+    16-token prompt. peak_rss_bytes: before batches above 1 and contexts above 1024 ran. remarks: what was left out.
+    """
+
+    cpu: str
+    isa: str
+    threads: int
+    results: tuple[BenchResult, ...]
+    open_s: float
+    first_token_s: float
+    peak_rss_bytes: int
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Test:
+    test: Literal["prefill", "decode"]
+    tokens: int
+    context: int
+    batch: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of each sequence at the end."""
+        return self.context + self.tokens
+
+    @property
+    def is_large(self) -> bool:
+        return self.batch > 1 or self.context > MAX_RSS_CONTEXT
+
+
+def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, threads: int | None = None,
+              activations: Literal["int8", "float32"] = "int8", shrink: bool = False,
+              progress: Progress = NO_PROGRESS) -> BenchReport:
+    """Measure the model of a cache folder. Needs no tokenizer.
+
+    threads: default the physical cores. shrink: leave out, or shorten, what the model's context has no room for,
+    instead of refusing it. Raises RequestError for a test longer than the context.
+    """
+    settings = settings or BenchSettings()
+    _warm_page_cache(Path(folder))
+    started_at = time.perf_counter()
+    model = Model(TensorCache.open(folder), threads=threads or default_threads())
+    open_s = time.perf_counter() - started_at
+    _first_token(model, activations)
+    first_token_s = time.perf_counter() - started_at
+
+    tests, remarks = _planned(settings, model.context_length, shrink)
+    pool = model.new_pool(max(test.batch * model.pages_for(test.length) for test in tests), activations)
+    runner = _Runner(model, pool)
+    speeds: dict[_Test, list[float]] = {test: [] for test in tests}
+    progress.start(settings.rounds * sum(test.batch * test.length for test in tests), "bench")
+    try:
+        for test in _in_turns([test for test in tests if not test.is_large], settings.rounds):
+            speeds[test].append(runner.run(test))
+            progress.advance(test.batch * test.length, test.test)
+        peak = peak_rss_bytes()
+        for test in _in_turns([test for test in tests if test.is_large], settings.rounds):
+            speeds[test].append(runner.run(test))
+            progress.advance(test.batch * test.length, test.test)
+    finally:
+        progress.finish()
+    results = tuple(
+        BenchResult(test.test, test.tokens, test.context, test.batch, statistics.median(found), min(found), max(found))
+        for test, found in speeds.items()
+    )
+    return BenchReport(cpu_name(), model.isa, model.threads, results, open_s, first_token_s, peak, tuple(remarks))
+
+
+def _planned(settings: BenchSettings, context_length: int, shrink: bool) -> tuple[list[_Test], list[str]]:
+    """The tests in the order they are told, and what had to be changed to fit the context."""
+    prefill = _Test("prefill", settings.prefill, 0, 1)
+    decodes = [_Test("decode", settings.decode, context, 1) for context in settings.context]
+    batches = [_Test("decode", settings.decode, BATCH_CONTEXT, batch) for batch in settings.batch if batch > 1]
+    wanted = list(dict.fromkeys([prefill, *decodes, *batches]))
+    fitting = [test for test in wanted if test.length <= context_length]
+    if len(fitting) == len(wanted):
+        return wanted, []
+    if not shrink:
+        long = next(test for test in wanted if test.length > context_length)
+        raise RequestError(
+            "the model's context has no room for this test", where=f"{long.test} at context {long.context}",
+            found=f"{long.length} tokens", expected=f"at most {context_length}",
+            hint="Choose shorter --prefill, --decode or --context.",
+        )
+    half = max(context_length // 2, 1)
+    small = BenchSettings(
+        prefill=min(settings.prefill, context_length), decode=min(settings.decode, half),
+        context=tuple(dict.fromkeys(min(context, context_length - min(settings.decode, half))
+                                    for context in settings.context)),
+        batch=settings.batch if BATCH_CONTEXT + min(settings.decode, half) <= context_length else (),
+        rounds=settings.rounds,
+    )
+    tests, _ = _planned(small, context_length, shrink=False)
+    return tests, [f"the context holds {context_length} tokens: tests are shorter than usual"]
+
+
+def _in_turns(tests: list[_Test], rounds: int) -> Iterator[_Test]:
+    for _ in range(rounds):
+        yield from tests
+
+
+class _Runner:
+    """Runs one test at a time in a pool that is large enough for each."""
+
+    def __init__(self, model: Model, pool: PagePool) -> None:
+        self._model, self._pool = model, pool
+
+    def run(self, test: _Test) -> float:
+        """Tokens per second of one round."""
+        sequences = [self._new_sequence(test.length) for _ in range(test.batch)]
+        try:
+            seconds = (self._prefill if test.test == "prefill" else self._decode)(sequences, test)
+        finally:
+            for sequence in sequences:
+                sequence.close()
+        return test.batch * test.tokens / seconds
+
+    def _prefill(self, sequences: list[Sequence], test: _Test) -> float:
+        (sequence,) = sequences
+        return _timed(lambda: self._feed(sequence, _token_ids(self._model, test.tokens), "sample"))
+
+    def _decode(self, sequences: list[Sequence], test: _Test) -> float:
+        prompt = _token_ids(self._model, test.context + 1)
+        for sequence in sequences:
+            self._feed(sequence, prompt[:-1], "none")
+        return _timed(lambda: self._decode_steps(sequences, prompt[-1], test.tokens))
+
+    def _decode_steps(self, sequences: list[Sequence], first_id: int, count: int) -> None:
+        token_ids = [first_id] * len(sequences)
+        for _ in range(count):
+            inputs = [StepInput(sequence, [token_id], "sample") for sequence, token_id in zip(sequences, token_ids)]
+            token_ids = [output.token_id for output in self._model.step(self._pool, inputs)]
+
+    def _feed(self, sequence: Sequence, token_ids: list[int], output: Literal["none", "sample"]) -> None:
+        for begin in range(0, len(token_ids), PREFILL_CHUNK):
+            chunk = token_ids[begin:begin + PREFILL_CHUNK]
+            is_last = begin + len(chunk) == len(token_ids)
+            self._model.step(self._pool, [StepInput(sequence, chunk, output if is_last else "none")])
+
+    def _new_sequence(self, length: int) -> Sequence:
+        sequence = self._model.new_sequence(self._pool, SamplerConfig(temperature=0.0))
+        sequence.add_pages(self._pool.allocate(self._model.pages_for(length)))
+        return sequence
+
+
+def _first_token(model: Model, activations: Literal["int8", "float32"]) -> None:
+    count = min(FIRST_TOKEN_PROMPT, model.context_length)
+    pool = model.new_pool(model.pages_for(count), activations)
+    sequence = model.new_sequence(pool, SamplerConfig(temperature=0.0))
+    sequence.add_pages(pool.allocate(model.pages_for(count)))
+    model.step(pool, [StepInput(sequence, _token_ids(model, count), "sample")])
+
+
+def _token_ids(model: Model, count: int) -> list[int]:
+    """Token ids that jump about the vocabulary as text does."""
+    return [(index * 7919 + 17) % model.vocab_size for index in range(count)]
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started_at = time.perf_counter()
+    work()
+    return time.perf_counter() - started_at
+
+
+def _warm_page_cache(folder: Path) -> None:
+    """Read every shard once, through a small buffer, so that opening is measured without the disk."""
+    manifest = TensorCache.open(folder).manifest
+    buffer = bytearray(READ_BYTES)
+    for shard in manifest.shards:
+        with (folder / shard.data_path).open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass

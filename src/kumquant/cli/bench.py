@@ -1,0 +1,67 @@
+"""Measure a model's speed and memory on this machine. Needs no tokenizer.
+
+Prefill is measured once, decode at every --context, and every --batch above 1 from prompts of 64 tokens.
+The tests take turns, round by round, so that a disturbance hits all of them; the median counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from ..bench import BenchReport, BenchSettings, run_bench
+from .options import add_activations, add_json, add_model, add_threads, whole, whole_list
+from .output import format_bytes, print_facts, print_json, print_table, warn
+from .progress import progress_for
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    default = BenchSettings()
+    parser.usage = "kumquant bench DIR [options]"
+    add_model(parser)
+    add_json(parser)
+    add_threads(parser)
+    parser.add_argument("--prefill", type=whole(1), metavar="N", help=f"prompt tokens (default {default.prefill})")
+    parser.add_argument("--decode", type=whole(1), metavar="N", help=f"tokens to decode (default {default.decode})")
+    parser.add_argument("--context", type=whole_list(0), metavar="N,…",
+                        help=f"tokens before decoding starts (default {_listed(default.context)})")
+    parser.add_argument("--batch", type=whole_list(1), metavar="N,…",
+                        help=f"sequences decoded together (default {_listed(default.batch)})")
+    parser.add_argument("--rounds", type=whole(1), metavar="N", default=default.rounds,
+                        help=f"how often (default {default.rounds})")
+    add_activations(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    given = {name: value for name in ("prefill", "decode", "context", "batch")
+             if (value := getattr(args, name)) is not None}
+    settings = BenchSettings(rounds=args.rounds, **given)
+    report = run_bench(args.model, settings, threads=args.threads, activations=args.activations,
+                       shrink=not given, progress=progress_for(args))
+    warn(args, report.remarks)
+    if args.json:
+        document = asdict(report)
+        del document["remarks"]
+        print_json(document)
+    else:
+        _print(report)
+    return 0
+
+
+def _print(report: BenchReport) -> None:
+    rows = [
+        [one.test, f"{one.tokens}", f"{one.context}", f"{one.batch}", f"{one.tokens_per_s:,.1f}",
+         f"{one.min:,.1f}", f"{one.max:,.1f}"]
+        for one in report.results
+    ]
+    print_table(["test", "tokens", "context", "batch", "tokens/s", "min", "max"], rows, "<>>>>>>")
+    print()
+    print_facts([
+        ("machine", f"{report.cpu}, {report.isa}, {report.threads} threads"),
+        ("open", f"{report.open_s * 1e3:.1f} ms; first token of a 16-token prompt {report.first_token_s * 1e3:.1f} ms"),
+        ("peak memory", format_bytes(report.peak_rss_bytes)),
+    ])
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))

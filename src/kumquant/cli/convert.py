@@ -1,0 +1,46 @@
+"""Convert a Hugging Face checkpoint into a tensor cache that MLC-LLM, WebLLM and Kumquant read.
+
+The folder also gets mlc-chat-config.json, the tokenizer and the model's configs. An interrupted conversion
+is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..convert import convert
+from .options import add_json, add_quantization, add_threads
+from .output import counted, format_bytes, print_json, warn
+from .progress import progress_for
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "kumquant convert SOURCE -o OUT -q MODE [options]"
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint's folder: config.json and safetensors")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
+    add_quantization(parser, required=True)
+    parser.add_argument("--compat", action="store_true", help="exactly the bytes that MLC's converter writes")
+    parser.add_argument("--legacy-names", action="store_true",
+                        help="also write the manifests under their names of before 2025 (ndarray-cache.json)")
+    parser.add_argument("--force", action="store_true", help="replace a finished cache in OUT")
+    add_threads(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    report = convert(
+        args.source, args.output, quantization=args.quantization, compat=args.compat, force=args.force,
+        threads=args.threads, legacy_names=args.legacy_names, progress=progress_for(args),
+    )
+    warn(args, report.warnings)
+    if args.json:
+        print_json({
+            "output": str(Path(args.output)), "quantization": args.quantization, "shards": report.shards,
+            "tensors": report.tensors, "nbytes": report.nbytes, "seconds": report.seconds,
+            "warnings": list(report.warnings),
+        })
+    else:
+        print(f"{args.output}: {counted(report.shards, 'shard')}, {counted(report.tensors, 'tensor')}, "
+              f"{format_bytes(report.nbytes)}")
+    return 0
