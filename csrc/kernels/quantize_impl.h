@@ -224,6 +224,10 @@ static inline void store_model(F16 x, void* out, size_t i) {
 
 template <Number S, Number T>
 static void cast_values_as(const void* source, size_t n, void* out) {
+  if constexpr (S == T) {  // bit for bit, NaN payloads included
+    __builtin_memcpy(out, source, n * (S == Number::f32 ? 4 : 2));
+    return;
+  }
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store_model<T>(load_source<S>(source, i), out, i);
   if (i == n) return;

@@ -1,0 +1,56 @@
+"""Round-to-nearest on the native kernels, a block of rows at a time, without the interpreter lock."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import _native
+from ..dtypes import DTYPES, dtype_name
+from ..errors import UnsupportedError
+from ..schemes import Scheme
+from . import reference
+
+SOURCE_DTYPES = ("float32", "float16", "bfloat16")
+# What the kernels are written for; other schemes take the NumPy twin.
+_BITS, _GROUP_SIZE = 4, 32
+
+
+def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales: np.ndarray) -> None:
+    """Quantize ``rows`` (n, width) float32, float16 or bfloat16 into ``codes`` and ``scales``.
+
+    codes: (n, scheme.num_words(width)) uint32. scales: (n, scheme.num_groups(width)) of the model dtype. Both
+    are C-contiguous and written whole. The values are cast to the model dtype first.
+    Source: MLC group quantization on CPU, bit for bit (quant/reference.py).
+    """
+    if (scheme.bits, scheme.group_size) != (_BITS, _GROUP_SIZE):
+        codes[...], scales[...] = reference.quantize(rows, scheme)
+        return
+    count, width = rows.shape
+    _native.quantize_rows(as_bytes(rows), source_dtype(rows), count, width, scheme.model_dtype,
+                          as_bytes(codes), as_bytes(scales))
+
+
+def cast(values: np.ndarray, model_dtype: str) -> np.ndarray:
+    """``values`` (float32, float16 or bfloat16, any shape) in ``model_dtype``; themselves if they are already.
+
+    Nearest, ties to even, overflow to infinity, subnormals kept: what the format does before all else.
+    """
+    if values.dtype == DTYPES[model_dtype]:
+        return values
+    result = np.empty(values.shape, DTYPES[model_dtype])
+    _native.cast_values(as_bytes(values), source_dtype(values), model_dtype, as_bytes(result))
+    return result
+
+
+def source_dtype(values: np.ndarray) -> str:
+    """The dtype's name. Raises UnsupportedError for one that weights cannot have."""
+    name = dtype_name(values.dtype) if values.dtype in DTYPES.values() else str(values.dtype)
+    if name not in SOURCE_DTYPES:
+        raise UnsupportedError("weights of this dtype cannot be converted", found=name,
+                               expected=", ".join(SOURCE_DTYPES))
+    return name
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """A flat uint8 view; a copy first where the memory is not contiguous or not aligned for the kernels."""
+    return np.require(values, requirements=["C", "A"]).reshape(-1).view(np.uint8)
