@@ -18,17 +18,18 @@ def find_manifest(path: Path | str) -> Path:
     Raises TensorCacheError when there is none.
     """
     path = Path(path)
-    if path.is_dir():
+    with translated_os_errors("look for the manifest", path, TensorCacheError):
+        if not path.exists():
+            raise TensorCacheError("no such file or folder", where=path, hint="Check the path.")
+        if not path.is_dir():
+            return path
         for name in MANIFEST_NAMES:
             if (path / name).exists():
                 return path / name
-        raise TensorCacheError(
-            "no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
-            hint="If a conversion was interrupted here, run it again to finish it; else check the path.",
-        )
-    if not path.exists():
-        raise TensorCacheError("no such file or folder", where=path, hint="Check the path.")
-    return path
+    raise TensorCacheError(
+        "no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
+        hint="If a conversion was interrupted here, run it again to finish it; else check the path.",
+    )
 
 
 def read_manifest(path: Path, *, check_sizes: bool = True, allow_missing_shards: bool = False) -> Manifest:
@@ -36,10 +37,11 @@ def read_manifest(path: Path, *, check_sizes: bool = True, allow_missing_shards:
 
     Raises TensorCacheError.
     """
-    with translated_os_errors("read the manifest", path, TensorCacheError), path.open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise TensorCacheError("not a regular file", where=path)
-        text = file.read(MAX_MANIFEST_BYTES + 1)
+    with translated_os_errors("read the manifest", path, TensorCacheError):
+        if not path.is_file():  # opening a pipe would wait for its writer
+            raise TensorCacheError("the manifest is not a regular file", where=path)
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
     sizes = ShardSizes(path.parent) if check_sizes else None
     return validate(text, sizes, path=path, allow_missing_shards=allow_missing_shards)
 

@@ -24,6 +24,8 @@ MAX_METADATA_DEPTH = 16
 # A record takes about 330 bytes of text, so this is some 100,000 records, many times the largest known cache.
 MAX_MANIFEST_BYTES = 32 << 20
 
+# Stands for "nothing to show", since None is what JSON's null becomes.
+_NOT_GIVEN = object()
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _DAMAGED = "The manifest is damaged or was not written for a tensor cache. Convert or fetch the model again."
 _UNSAFE = "Shards must lie in the manifest's folder. Do not trust this cache; fetch it from its maker again."
@@ -76,9 +78,9 @@ class _Checker:
         self.names: set[str] = set()
         self.data_paths: set[str] = set()
 
-    def fail(self, where: str, what: str, *, found: object = None, expected: object = None,
+    def fail(self, where: str, what: str, *, found: object = _NOT_GIVEN, expected: object = None,
              hint: str = _DAMAGED) -> NoReturn:
-        shown = None if found is None else _shown(found)
+        shown = None if found is _NOT_GIVEN else _shown(found)
         location = f"{self.source}: {where}" if where else self.source
         raise TensorCacheError(what, where=location, found=shown, expected=expected, hint=hint)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +34,8 @@ from .shard_file import ShardFile
 _BLOCK_ELEMENTS = 1 << 20
 # Shards that may wait for md5 and flush; beyond that ``add`` waits, or writing would outrun the disk.
 _MAX_COMPLETING = 4
+_SHARD = re.compile(r"params_shard_\d+\.bin")
+_PARTIAL_SHARD = re.compile(r"params_shard_\d+\.bin\.partial")
 
 
 class CacheWriter:
@@ -53,7 +57,8 @@ class CacheWriter:
         on_shard: Callable[[FinishedShard], None] | None = None,
         workers: int = 2,
     ) -> None:
-        """folder: made if need be; manifests in it are removed, since from now on it holds no whole cache.
+        """folder: made if need be. Manifests in it are removed, for it holds no whole cache from now on;
+        ``finish`` removes shards of an earlier cache that this plan does not have.
 
         keep: shards of this plan that lie in the folder and were verified (``shards_that_verify``); their
         records need no data. legacy_names: also write ndarray-cache.json and its twin.
@@ -72,9 +77,9 @@ class CacheWriter:
         with translated_os_errors("make the folder", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._check_space()
-        with translated_os_errors("remove the old manifest", self.folder):
-            for name in MANIFEST_NAMES:
-                (self.folder / name).unlink(missing_ok=True)
+        with translated_os_errors("clear the folder", self.folder):
+            for stale in [*MANIFEST_NAMES, *_matching(self.folder, _PARTIAL_SHARD)]:
+                (self.folder / stale).unlink(missing_ok=True)
         self._open: dict[str, ShardFile] = {}
         self._completing: deque[tuple[ShardFile, Future[str]]] = deque()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kumquant-shard")
@@ -117,6 +122,8 @@ class CacheWriter:
             self._settle(0)
             self._pool.shutdown()
             with translated_os_errors("flush the folder", self.folder):
+                for stale in set(_matching(self.folder, _SHARD)) - self._shard_nbytes.keys():
+                    (self.folder / stale).unlink()
                 fsync_dir(self.folder)
             manifest = self.plan.manifest(self._md5sums, num_values)
             return self._write_manifests(manifest)
@@ -216,6 +223,10 @@ def write_cache(
         for name, array in tensors.items():
             writer.add(name, array)
         return writer.finish(num_values)
+
+
+def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+    return [name for name in os.listdir(folder) if pattern.fullmatch(name)]
 
 
 def _encoded_blocks(record: Record, data: np.ndarray | Iterable[np.ndarray]) -> Iterator[memoryview]:
