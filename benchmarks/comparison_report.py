@@ -30,8 +30,10 @@ def report(found: dict[str, Any]) -> str:
         f"# Kumquant and llama.cpp, {found['date']}",
         "",
         f"{machine['cpu']} (family {machine['cpu_family']}, model {machine['cpu_model']}), "
-        f"{machine['cpus']} CPUs, cache {machine['cache']}, Linux {machine['kernel']}. "
-        f"Kumquant {found['kumquant_commit']}, {found['quantization']}; llama.cpp: {found['llamacpp']}. {rounds} rounds.",
+        f"{machine['cpus']} CPUs, cache {machine['cache']}, "
+        f"Linux {machine['kernel']}. "
+        f"Kumquant {found['kumquant_commit']}, {found['quantization']}; llama.cpp: {found['llamacpp']}. "
+        f"{rounds} rounds.",
         "",
     ]
     for name in SHAPES:
