@@ -24,7 +24,7 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class ExpectedSpeed:
-    """A model size at 4.5 bits per parameter. tokens_per_s: bandwidth divided by bytes, the most decode can do."""
+    """A model size at 4.5 bits per parameter. tokens_per_s: bandwidth / nbytes, the most decode can do."""
 
     model: str
     nbytes: int
@@ -34,7 +34,8 @@ class ExpectedSpeed:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """features: what the processor has of interest. isa: the kernels Kumquant uses, of isa_available (best last).
+    """features: what the processor has of interest. isa: the kernels Kumquant uses, of isa_available (best
+    last).
 
     threads: those the expectation is for. notes: what is worth changing.
     """
@@ -62,7 +63,8 @@ def diagnose(threads: int | None = None) -> Diagnosis:
     isas = tuple(_native.isa_list())
     total, available = memory_bytes()
     bandwidth = tuple(
-        Bandwidth(count, float(_native.read_bandwidth(BANDWIDTH_BUFFER, count))) for count in sorted({1, threads})
+        Bandwidth(count, float(_native.read_bandwidth(BANDWIDTH_BUFFER, count)))
+        for count in sorted({1, threads})
     )
     return Diagnosis(
         cpu=cpu_name(), features=cpu_features(), isa=isas[-1], isa_available=isas,

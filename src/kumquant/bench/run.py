@@ -25,7 +25,7 @@ READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure. context: tokens in the KV cache before decoding starts, at batch 1. rounds: medians of."""
+    """What to measure. context: tokens in the KV cache before decoding starts, at batch 1."""
 
     prefill: int = 512
     decode: int = 64
@@ -49,8 +49,9 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """open_s, first_token_s: from the call that opens the warm cache to the model, and to the first token of a
-    16-token prompt. peak_rss_bytes: before batches above 1 and contexts above 1024 ran. remarks: what was left out.
+    """open_s, first_token_s: from the call that opens the warm cache to the model, and to the first token of
+    a 16-token prompt. peak_rss_bytes: before batches above 1 and contexts above 1024 ran. remarks: what was
+    left out.
     """
 
     cpu: str
@@ -85,8 +86,8 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
               progress: Progress = NO_PROGRESS) -> BenchReport:
     """Measure the model of a cache folder. Needs no tokenizer.
 
-    threads: default the physical cores. shrink: leave out, or shorten, what the model's context has no room for,
-    instead of refusing it. Raises RequestError for a test longer than the context.
+    threads: default the physical cores. shrink: leave out, or shorten, what the model's context has no room
+    for, instead of refusing it. Raises RequestError for a test longer than the context.
     """
     settings = settings or BenchSettings()
     _warm_page_cache(Path(folder))
@@ -112,17 +113,19 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
     finally:
         progress.finish()
     results = tuple(
-        BenchResult(test.test, test.tokens, test.context, test.batch, statistics.median(found), min(found), max(found))
-        for test, found in speeds.items()
+        BenchResult(test.test, test.tokens, test.context, test.batch, statistics.median(rates),
+                    min(rates), max(rates))
+        for test, rates in speeds.items()
     )
-    return BenchReport(cpu_name(), model.isa, model.threads, results, open_s, first_token_s, peak, tuple(remarks))
+    return BenchReport(cpu_name(), model.isa, model.threads, results, open_s, first_token_s, peak,
+                       tuple(remarks))
 
 
 def _planned(settings: BenchSettings, context_length: int, shrink: bool) -> tuple[list[_Test], list[str]]:
     """The tests in the order they are told, and what had to be changed to fit the context."""
     prefill = _Test("prefill", settings.prefill, 0, 1)
     decodes = [_Test("decode", settings.decode, context, 1) for context in settings.context]
-    batches = [_Test("decode", settings.decode, BATCH_CONTEXT, batch) for batch in settings.batch if batch > 1]
+    batches = [_Test("decode", settings.decode, BATCH_CONTEXT, size) for size in settings.batch if size > 1]
     wanted = list(dict.fromkeys([prefill, *decodes, *batches]))
     fitting = [test for test in wanted if test.length <= context_length]
     if len(fitting) == len(wanted):
@@ -180,7 +183,7 @@ class _Runner:
     def _decode_steps(self, sequences: list[Sequence], first_id: int, count: int) -> None:
         token_ids = [first_id] * len(sequences)
         for _ in range(count):
-            inputs = [StepInput(sequence, [token_id], "sample") for sequence, token_id in zip(sequences, token_ids)]
+            inputs = [StepInput(sequence, [last], "sample") for sequence, last in zip(sequences, token_ids)]
             token_ids = [output.token_id for output in self._model.step(self._pool, inputs)]
 
     def _feed(self, sequence: Sequence, token_ids: list[int], output: Literal["none", "sample"]) -> None:

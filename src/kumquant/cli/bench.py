@@ -21,8 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_json(parser)
     add_threads(parser)
-    parser.add_argument("--prefill", type=whole(1), metavar="N", help=f"prompt tokens (default {default.prefill})")
-    parser.add_argument("--decode", type=whole(1), metavar="N", help=f"tokens to decode (default {default.decode})")
+    parser.add_argument("--prefill", type=whole(1), metavar="N",
+                        help=f"prompt tokens (default {default.prefill})")
+    parser.add_argument("--decode", type=whole(1), metavar="N",
+                        help=f"tokens to decode (default {default.decode})")
     parser.add_argument("--context", type=whole_list(0), metavar="N,…",
                         help=f"tokens before decoding starts (default {_listed(default.context)})")
     parser.add_argument("--batch", type=whole_list(1), metavar="N,…",
@@ -58,7 +60,8 @@ def _print(report: BenchReport) -> None:
     print()
     print_facts([
         ("machine", f"{report.cpu}, {report.isa}, {report.threads} threads"),
-        ("open", f"{report.open_s * 1e3:.1f} ms; first token of a 16-token prompt {report.first_token_s * 1e3:.1f} ms"),
+        ("open", f"{report.open_s * 1e3:.1f} ms"),
+        ("first token", f"{report.first_token_s * 1e3:.1f} ms (opening and a prompt of 16 tokens)"),
         ("peak memory", format_bytes(report.peak_rss_bytes)),
     ])
 

@@ -17,9 +17,9 @@ from .progress import progress_for
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "kumquant convert SOURCE -o OUT -q MODE [options]"
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint's folder: config.json and safetensors")
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint's folder (config.json, safetensors)")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
-    add_quantization(parser, required=True)
+    add_quantization(parser)
     parser.add_argument("--compat", action="store_true", help="exactly the bytes that MLC's converter writes")
     parser.add_argument("--legacy-names", action="store_true",
                         help="also write the manifests under their names of before 2025 (ndarray-cache.json)")

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--prompt", metavar="TEXT", default="-", help="the prompt; - or nothing: from stdin")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
-    parser.add_argument("--raw", action="store_true", help="no chat template: continue the prompt as it stands")
+    parser.add_argument("--raw", action="store_true", help="no chat template: continue the prompt as it is")
     add_json(parser)
     add_logprobs(parser)
     add_threads(parser)
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("a system message needs the chat template", where="--system",
                            hint="Leave out --raw, or write the system message into the prompt.")
     if args.logprobs is not None and not args.json:
-        raise RequestError("log probabilities are printed as JSON only", where="--logprobs", hint="Add --json.")
+        raise RequestError("log probabilities come as JSON only", where="--logprobs", hint="Add --json.")
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
     with LLM(args.model, threads=args.threads, activations=args.activations) as llm:
         stream = _start(llm, prompt, args)

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from .. import __version__
 from ..errors import Error
@@ -67,8 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error), debug)
         return error.exit_code
     except Exception as error:  # a bug of ours: still one line, and how to see more
-        _complain(f"{type(error).__name__}: {error}", debug, hint="This is a bug. Run with --debug for details.")
+        _complain(f"{type(error).__name__}: {error}\nThis is a bug. Run with --debug for details.", debug)
         return 1
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run one subcommand. Returns its exit code; errors are raised."""
+    return _command(name).run(command_parser(name).parse_args(arguments))
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:
@@ -101,25 +106,23 @@ def main_parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: list[str]) -> int:
-    position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    position = next((i for i, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
     parser = main_parser()
     name = parser.parse_args(arguments[:position + 1]).command
     if name is None:
         parser.error("which command? Run kumquant --help for the list.")
-    args = command_parser(name).parse_args(arguments[position + 1:])
-    return _command(name).run(args)
+    return run_command(name, arguments[position + 1:])
 
 
 def _command(name: str) -> Command:
-    return importlib.import_module(f".{name}", __package__)  # type: ignore[return-value]  # a module as Protocol
+    module: Any = importlib.import_module(f".{name}", __package__)
+    return module
 
 
-def _complain(message: str, debug: bool, hint: str | None = None) -> None:
+def _complain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     print(f"{PROGRAM}: error: {message}", file=sys.stderr)
-    if hint is not None and not debug:
-        print(hint, file=sys.stderr)
 
 
 def _silence_stdout() -> None:

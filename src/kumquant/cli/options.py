@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+
+from ..schemes import SCHEMES
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -23,12 +24,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def add_common(parser: argparse.ArgumentParser) -> None:
     """What every subcommand has."""
     parser.add_argument("-h", "--help", action="help", help="show this and exit")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no remarks: results and errors only")
+    parser.add_argument("--quiet", action="store_true", help="only results and errors, no progress")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="a cache folder, as kumquant convert or MLC-LLM makes it")
+    parser.add_argument("model", metavar="DIR", help="a cache folder, made by kumquant convert or MLC-LLM")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=whole(1), metavar="N",
-                        help="threads to compute with (default: the physical cores); results do not depend on it")
+                        help="threads (default: the physical cores); results do not depend on it")
 
 
 def add_activations(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +46,11 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
                         help="how group-quantized layers compute: int8 (default, fast) or float32 (exact)")
 
 
-def add_quantization(parser: argparse.ArgumentParser, **options: Any) -> None:
-    parser.add_argument("-q", "--quantization", metavar="MODE",
-                        help="q4f16_1, q4bf16_1, q4f32_1, q0f16, q0bf16 or q0f32", **options)
+def add_quantization(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """-q MODE, required unless there is a default."""
+    also = "" if default is None else f" (default {default})"
+    parser.add_argument("-q", "--quantization", metavar="MODE", required=default is None, default=default,
+                        help=f"one of {', '.join(SCHEMES)}{also}")
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

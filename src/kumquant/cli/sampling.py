@@ -19,7 +19,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "sampling", "What is not given is as the model's generation_config.json says, else off.")
     add = group.add_argument
-    add("--max-tokens", type=int, metavar="N", help=f"generate at most N tokens (default {DEFAULT_MAX_TOKENS})")
+    add("--max-tokens", type=int, metavar="N", help=f"at most so many tokens (default {DEFAULT_MAX_TOKENS})")
     add("--temperature", type=float, metavar="T", help="0 takes the likeliest token each time (default 1)")
     add("--top-k", type=int, metavar="K", help="among the K likeliest tokens; 0 is off")
     add("--top-p", type=float, metavar="P", help="among the likeliest tokens that together reach P")
@@ -27,7 +27,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--repetition-penalty", type=float, metavar="X", help="over prompt and output, multiplying; 1 is off")
     add("--presence-penalty", type=float, metavar="X", help="over the output, once per token; 0 is off")
     add("--frequency-penalty", type=float, metavar="X", help="over the output, per occurrence; 0 is off")
-    add("--logit-bias", type=_bias, action="append", metavar="ID=X", help="add X to a token's logit (repeatable)")
+    add("--logit-bias", type=_bias, action="append", metavar="ID=X", help="add X to a logit (repeatable)")
     add("--seed", type=int, metavar="N", help="makes the output reproducible")
     add("--stop", action="append", metavar="TEXT", help="end before this text (repeatable)")
     add("--stop-token-id", type=int, action="append", metavar="ID", help="end at this token (repeatable)")
@@ -36,12 +36,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def add_logprobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logprobs", type=int, metavar="N",
-                        help=f"with --json: log probabilities, and the N likeliest tokens (0 to {MAX_LOGPROBS})")
+                        help=f"with --json: log probabilities, and the N likeliest (0 to {MAX_LOGPROBS})")
 
 
 def sampling_params(args: argparse.Namespace, default: SamplingParams) -> SamplingParams:
     """``default`` with what the command line gives. Raises RequestError for a value out of range."""
-    given: dict[str, Any] = {name: value for name in _FIELDS if (value := getattr(args, name, None)) is not None}
+    named = {name: getattr(args, name, None) for name in _FIELDS}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if args.logit_bias:
         given["logit_bias"] = dict(args.logit_bias)
     if args.stop:

@@ -13,13 +13,14 @@ from .progress import progress_for
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "kumquant verify DIR [options]"
     add_model(parser)
-    parser.add_argument("--workers", type=whole(1), metavar="N", help="shards to read at once (default: one per CPU)")
+    parser.add_argument("--workers", type=whole(1), metavar="N",
+                        help="shards to read at once (default: one per CPU)")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     report = verify(args.model, progress_for(args), args.workers)
-    warn(args, (f"{shard}: no md5 in the manifest, only its length was checked" for shard in report.unchecked))
+    warn(args, (f"{shard}: no md5 in the manifest; its length is right" for shard in report.unchecked))
     if args.json:
         print_json({"ok": True, "shards": report.shards, "tensors": report.tensors, "nbytes": report.nbytes,
                     "unchecked": list(report.unchecked)})

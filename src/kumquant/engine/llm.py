@@ -25,7 +25,6 @@ from .sampling_params import SamplingParams
 from .threads import default_threads
 
 
-
 class LLM:
     """A model of a cache folder, with a tokenizer if the folder has one.
 

@@ -31,8 +31,9 @@ class Evaluation:
     """How well a model predicts a text.
 
     perplexity: exp of mean_nll (nats), over scored_tokens: every token but the first of each window.
-    Against a reference, else None: mean_kl, KL(reference || this model) in nats, and top1_agreement, the share of
-    scored positions where both find the same token likeliest; against_perplexity is the reference's own.
+    Against a reference, else None: mean_kl, KL(reference || this model) in nats, and top1_agreement, the
+    share of scored positions where both find the same token likeliest; against_perplexity is the reference's
+    own.
     """
 
     perplexity: float
@@ -53,10 +54,11 @@ def evaluate(model: str | Path, text: str | Path, against: str | Path | None = N
              threads: int | None = None, progress: Progress = NO_PROGRESS) -> Evaluation:
     """Perplexity of a text file under the model of a cache folder, and its divergence from another model.
 
-    The text's first ``num_tokens`` tokens (no special ones added) are cut into windows that each stand alone from
-    position 0; a window's first token is not scored. window: default 1024, or the model's context if that is less.
-    against: a cache of the same vocabulary or a checkpoint folder, computed with float32 activations.
-    Raises RequestError for a text too short, a window longer than the context, or another vocabulary.
+    The text's first ``num_tokens`` tokens (no special ones added) are cut into windows that each stand alone
+    from position 0; a window's first token is not scored. window: default 1024, or the model's context if
+    that is less. against: a cache of the same vocabulary or a checkpoint folder, computed with float32
+    activations. Raises RequestError for a text too short, a window longer than the context, or another
+    vocabulary.
     """
     token_ids = _read_tokens(Path(model), Path(text), num_tokens)
     threads = threads or default_threads()
@@ -137,5 +139,6 @@ def _checked_window(window: int | None, models: list[Model]) -> int:
     if window is None:
         return min(DEFAULT_WINDOW, context)
     if not 2 <= window <= context:
-        raise RequestError("does not fit the context", where="window", found=window, expected=f"2 to {context}")
+        raise RequestError("does not fit the context", where="window", found=window,
+                           expected=f"2 to {context}")
     return window

@@ -14,7 +14,7 @@ from ..tensor_cache import MANIFEST_NAMES
 
 
 def open_reference(path: Path, threads: int) -> Model:
-    """The model at ``path``: a cache (a folder with a manifest, or the manifest), else a checkpoint folder."""
+    """The model at ``path``: a cache (a folder with a manifest, or a manifest), else a checkpoint."""
     if path.is_file() or any((path / name).exists() for name in MANIFEST_NAMES):
         return Model(TensorCache.open(path), threads=threads)
     return _from_checkpoint(path, threads)
