@@ -107,6 +107,10 @@ class CacheWriter:
             self.abort()
             raise
 
+    def flush(self) -> None:
+        """Wait until every full shard has its final name and was reported to ``on_shard``."""
+        self._settle(0)
+
     def finish(self, num_values: int | None) -> Manifest:
         """Wait for every shard, then write the twin (where the format has one) and, last, the manifest.
 
