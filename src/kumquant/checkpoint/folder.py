@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedError
+from ..json_files import read_json_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -31,27 +31,13 @@ def require_folder(source: str | Path) -> Path:
                           hint="Pass a folder that holds config.json and the weights.")
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises CheckpointError if it cannot be read or is not an object."""
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read the file ({error.strerror})", where=path) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not JSON ({error})", where=path, hint="Fetch the file again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError("not a JSON object", where=path, found=type(value).__name__,
-                              hint="Fetch the file again.")
-    return value
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of the folder, as it stands there."""
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise CheckpointError("no config.json", where=folder,
                               hint="A checkpoint folder holds config.json beside its safetensors files.")
-    return read_json_object(path)
+    return read_json_object(path, CheckpointError)
 
 
 def read_weight_map(folder: Path) -> dict[str, str] | None:
@@ -64,7 +50,7 @@ def read_weight_map(folder: Path) -> dict[str, str] | None:
         if not (folder / SINGLE_NAME).is_file():
             raise _no_weights(folder)
         return None
-    weight_map = read_json_object(path).get("weight_map")
+    weight_map = read_json_object(path, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("no weight_map", where=path, expected="an object: tensor name -> file name")
     for name, file_name in weight_map.items():

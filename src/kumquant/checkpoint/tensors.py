@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError, UnsupportedError
+from ..files import translated_os_errors
 from .folder import INDEX_NAME, SINGLE_NAME, read_config, read_weight_map, require_folder
 from .header import Header, HeaderTensor, read_header
 
@@ -57,15 +58,17 @@ class CheckpointFile:
 class Checkpoint:
     """A folder of safetensors files with its config. Make one with ``open_checkpoint``.
 
-    folder; config: config.json as it stands; files: in order of first use; tensors: name -> TensorInfo in
-    MLC's order (with an index: files by first appearance in ``weight_map``, names inside a file in its order;
-    one file: by data offset). Source of the order: docs/format.md.
+    folder; config: config.json as it stands; has_index: whether an index names the files; files: in order of
+    first use; tensors: name -> TensorInfo in MLC's order (with an index: files by first appearance in
+    ``weight_map``, names inside a file in its order; one file: by data offset).
+    Source of the order: docs/format.md.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], headers: dict[str, Header],
-                 order: Mapping[str, list[str]]) -> None:
+                 order: Mapping[str, list[str]], has_index: bool) -> None:
         self.folder = folder
         self.config = config
+        self.has_index = has_index
         self.files = tuple(_describe_file(folder, name, header) for name, header in headers.items())
         self.tensors: dict[str, TensorInfo] = {}
         self._places: dict[str, HeaderTensor] = {}
@@ -94,6 +97,16 @@ class Checkpoint:
         view = np.frombuffer(self._map(info.file), np.uint8, place.end - place.begin, place.begin)
         return view.view(dtype).reshape(info.shape)
 
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file was replaced or written to since the checkpoint was opened."""
+        for file in self.files:
+            path = self.folder / file.name
+            with translated_os_errors("read the file", path, CheckpointError):
+                status = path.stat()
+            if (status.st_size, status.st_mtime_ns) != (file.nbytes, file.mtime_ns):
+                raise CheckpointError("the file changed while it was being read", where=path,
+                                      hint="Start again once nothing writes to the checkpoint.")
+
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
         """Ask the system to start reading bytes [begin, end) of the tensor; returns at once."""
         self._advise(name, begin, end, "MADV_WILLNEED")
@@ -115,17 +128,10 @@ class Checkpoint:
     def _map(self, file_name: str) -> mmap.mmap:
         mapped = self._maps.get(file_name)
         if mapped is None:
+            self.check_unchanged()  # so that every place lies inside the file
             path = self.folder / file_name
-            try:
-                with path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"cannot map the file ({error})", where=path) from error
-            expected = next(file.nbytes for file in self.files if file.name == file_name)
-            if len(mapped) != expected:
-                raise CheckpointError("the file changed while it was being read", where=path,
-                                      found=f"{len(mapped)} bytes", expected=str(expected))
-            self._maps[file_name] = mapped
+            with translated_os_errors("map the file", path, CheckpointError), path.open("rb") as opened:
+                mapped = self._maps[file_name] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         return mapped
 
 
@@ -140,7 +146,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if weight_map is None:
         header = read_header(folder / SINGLE_NAME)
         names = [tensor.name for tensor in header.tensors]
-        return Checkpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names})
+        return Checkpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names}, has_index=False)
     headers: dict[str, Header] = {}
     order: dict[str, list[str]] = {}
     for name, file_name in weight_map.items():
@@ -148,7 +154,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     for file_name in order:
         headers[file_name] = read_header(folder / file_name)
     _check_index(folder, weight_map, headers)
-    return Checkpoint(folder, config, headers, order)
+    return Checkpoint(folder, config, headers, order, has_index=True)
 
 
 def _check_index(folder: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:

@@ -1,0 +1,5 @@
+"""From a checkpoint to a tensor cache: ``convert`` and what it reports."""
+
+from .convert import ConvertReport, convert
+
+__all__ = ["ConvertReport", "convert"]

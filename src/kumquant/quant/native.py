@@ -31,7 +31,7 @@ def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales
 
 
 def cast(values: np.ndarray, model_dtype: str) -> np.ndarray:
-    """``values`` (float32, float16 or bfloat16, any shape) in ``model_dtype``; themselves if they are already.
+    """``values`` (float32, float16 or bfloat16, any shape) in ``model_dtype``, uncopied if they are already.
 
     Nearest, ties to even, overflow to infinity, subnormals kept: what the format does before all else.
     """

@@ -26,9 +26,9 @@ def cast(values: np.ndarray, model_dtype: str) -> np.ndarray:
 def quantize(weight: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """Quantize the rows of ``weight``: (rows, width) float32, float16 or bfloat16.
 
-    The values are cast to the model dtype first. Returns codes (rows, scheme.num_words(width)) uint32 and scales
-    (rows, scheme.num_groups(width)) of the model dtype. The last group is stored whole; its codes behind the
-    width are 0.
+    The values are cast to the model dtype first. Returns codes (rows, scheme.num_words(width)) uint32 and
+    scales (rows, scheme.num_groups(width)) of the model dtype. The last group is stored whole; its codes
+    behind the width are 0.
     """
     rows, width = weight.shape
     values = cast(weight, scheme.model_dtype)
@@ -46,7 +46,7 @@ def quantize(weight: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray
 
 
 def _largest(magnitudes: np.ndarray) -> np.ndarray:
-    """Each group's largest magnitude, (rows, groups). A NaN is forgotten at the next element: m > a is false."""
+    """Each group's largest magnitude, (rows, groups). A NaN is forgotten at the next element: m > a fails."""
     largest = np.full(magnitudes.shape[:2], ml_dtypes.finfo(magnitudes.dtype).min, magnitudes.dtype)
     for column in np.moveaxis(magnitudes, 2, 0):
         largest = np.where(largest > column, largest, column)

@@ -1,0 +1,59 @@
+"""Does the checkpoint hold what its family needs, and nothing else? Asked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError, UnsupportedError
+from ..models import CacheTensor, Family
+
+_READABLE = ("float32", "float16", "bfloat16")
+_SHOWN = 5
+
+
+def check_sources(tensors: Sequence[CacheTensor], checkpoint: Checkpoint, family: Family) -> None:
+    """Refuse missing, misshapen, unused and unreadable checkpoint tensors by name.
+
+    MLC's converter only warns about unused tensors, also when the model needs them, and the cache is then
+    silently wrong; here only names that ``family.ignored`` knows may be left over. Raises CheckpointError,
+    or UnsupportedError for dtypes that cannot be converted.
+    """
+    missing = [name for tensor in tensors for name in tensor.sources if name not in checkpoint.tensors]
+    if missing:
+        what = f"tensors that a {family.model_type} model needs are missing: {_listed(missing)}"
+        raise CheckpointError(what, where=checkpoint.folder,
+                              hint="Is the checkpoint complete, and does its config.json belong to it?")
+    for tensor in tensors:
+        for name, shape in zip(tensor.sources, tensor.source_shapes, strict=True):
+            found = checkpoint.tensors[name].shape
+            if found != shape:
+                raise CheckpointError(f"tensor {name} has another shape than config.json says",
+                                      where=checkpoint.folder, found=list(found), expected=str(list(shape)))
+        _check_dtypes(tensor, checkpoint)
+    used = {name for tensor in tensors for name in tensor.sources}
+    unused = [name for name in checkpoint.tensors if name not in used and not family.ignored(name)]
+    if unused:
+        what = f"a {family.model_type} model has no place for these tensors: {_listed(unused)}"
+        raise CheckpointError(what, where=checkpoint.folder,
+                              hint="The cache would lack them. Does config.json belong to the weights?")
+
+
+def _check_dtypes(tensor: CacheTensor, checkpoint: Checkpoint) -> None:
+    dtypes = {checkpoint.tensors[name].dtype for name in tensor.sources}
+    for name in tensor.sources:
+        info = checkpoint.tensors[name]
+        if info.dtype not in _READABLE:
+            raise UnsupportedError(f"tensor {name} has a dtype that weights cannot have",
+                                   where=checkpoint.folder / info.file, found=info.dtype,
+                                   expected=", ".join(_READABLE))
+    if {"float16", "bfloat16"} <= dtypes:
+        raise UnsupportedError(f"{tensor.name} would be fused from float16 and bfloat16 tensors",
+                               where=checkpoint.folder, found=_listed(tensor.sources), expected="one dtype",
+                               hint="Save the checkpoint in one dtype.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,95 @@
+"""The output folder: whether a conversion may write there, and the small files that go with the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import RequestError
+from ..files import atomic_write, translated_os_errors
+from ..tensor_cache import MANIFEST_NAMES
+from .journal import JOURNAL_NAME
+
+TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
+                   "tokenizer_config.json", "special_tokens_map.json")
+COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_NAMES, "chat_template.jinja",
+                "chat_template.json")
+CHAT_CONFIG_NAME = "mlc-chat-config.json"
+_SHARD = re.compile(r"params_shard_\d+\.bin")
+_CHECKPOINT_NAMES = ("model.safetensors", "model.safetensors.index.json")
+
+
+def check_output(out: Path, source: Path, *, force: bool) -> None:
+    """Refuse a folder that holds something a conversion must not touch. Writes nothing.
+
+    Raises RequestError for the source itself and any other checkpoint; and unless ``force``, for a finished
+    cache or files of one without a journal.
+    """
+    if out.samefile(source):
+        raise RequestError("source and output are the same folder", where=out,
+                           hint="Choose another output folder.")
+    for name in _CHECKPOINT_NAMES:
+        if (out / name).exists():
+            raise RequestError(f"holds a checkpoint ({name})", where=out,
+                               expected="a folder of its own for the cache",
+                               hint="Choose another output folder.")
+    if force or (out / JOURNAL_NAME).exists():
+        return
+    if any((out / name).exists() for name in MANIFEST_NAMES):
+        raise RequestError("holds a finished cache", where=out,
+                           hint="Choose another output folder, or give --force to replace it.")
+    owned = owned_files(out)
+    if owned:
+        raise RequestError("holds files that a conversion would overwrite", where=out,
+                           found=", ".join(owned[:3]),
+                           hint="Choose another output folder, or give --force to replace them.")
+
+
+def owned_files(out: Path) -> list[str]:
+    """Names in ``out`` that a conversion writes, manifests and temporary names included."""
+    names = {*COPIED_NAMES, *MANIFEST_NAMES, CHAT_CONFIG_NAME, JOURNAL_NAME}
+
+    def is_owned(name: str) -> bool:
+        return name in names or _SHARD.fullmatch(name) is not None
+
+    return sorted(path.name for path in out.iterdir() if is_owned(path.name.removesuffix(".partial")))
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier conversion left in ``out``; other files stay."""
+    with translated_os_errors("clear the folder", out):
+        for name in owned_files(out):
+            (out / name).unlink()
+
+
+@contextmanager
+def made_folder(out: Path) -> Iterator[None]:
+    """Make ``out``; if the block fails and has left it empty, remove it again."""
+    if out.exists() and not out.is_dir():
+        raise RequestError("is a file", where=out, expected="a folder for the cache",
+                           hint="Choose another output folder.")
+    existed = out.is_dir()
+    with translated_os_errors("make the folder", out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not existed and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+def copy_small_files(source: Path, out: Path, warnings: list[str]) -> None:
+    """Copy config, generation config, tokenizer and chat template, those that exist.
+
+    Appends to ``warnings`` when there is no tokenizer.
+    """
+    present = [name for name in COPIED_NAMES if (source / name).is_file()]
+    for name in present:
+        with translated_os_errors("read the file", source / name):
+            data = (source / name).read_bytes()
+        atomic_write(out / name, data)
+    if not {"tokenizer.json", "tokenizer.model"} & set(present):
+        warnings.append("the source has no tokenizer: the cache takes token ids, not text")
