@@ -11,8 +11,11 @@ from kumquant.errors import CheckpointError, RequestError, UnsupportedError
 from kumquant.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
-CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
-          "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 def folder_with(tmp_path: Path, template, name: str = "tokenizer_config.json", **keys) -> Path:
