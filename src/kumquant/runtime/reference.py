@@ -91,6 +91,6 @@ def _visible(num_tokens: int, window: int) -> npt.NDArray[np.bool_]:
 def _mlp(tensors: Mapping[str, np.ndarray], x: Array) -> Array:
     """SwiGLU. Gate rows stand before up rows."""
     gate, up = np.split(_linear(x, tensors["gate_up"], tensors.get("gate_up_bias")), 2, axis=-1)
-    with np.errstate(over="ignore"):  # exp of a large number is infinite, and the quotient is 0 as it should be
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and the quotient is rightly 0
         silu = gate / (1 + np.exp(-gate))
     return _linear(silu * up, tensors["down"], tensors.get("down_bias"))
