@@ -15,11 +15,13 @@ SOURCE_DTYPES = ("float32", "float16", "bfloat16")
 _BITS, _GROUP_SIZE = 4, 32
 
 
-def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales: np.ndarray) -> None:
+def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales: np.ndarray,
+                     isa: str = "") -> None:
     """Quantize ``rows`` (n, width) float32, float16 or bfloat16 into ``codes`` and ``scales``.
 
     codes: (n, scheme.num_words(width)) uint32. scales: (n, scheme.num_groups(width)) of the model dtype. Both
-    are C-contiguous and written whole. The values are cast to the model dtype first.
+    are C-contiguous and written whole. The values are cast to the model dtype first. isa: an instruction set
+    of ``_native.isa_list()``, by default KUMQUANT_ISA's or the best; the result is the same.
     Source: MLC group quantization on CPU, bit for bit (quant/reference.py).
     """
     if (scheme.bits, scheme.group_size) != (_BITS, _GROUP_SIZE):
@@ -27,10 +29,10 @@ def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales
         return
     count, width = rows.shape
     _native.quantize_rows(as_bytes(rows), source_dtype(rows), count, width, scheme.model_dtype,
-                          as_bytes(codes), as_bytes(scales))
+                          as_bytes(codes), as_bytes(scales), isa)
 
 
-def cast(values: np.ndarray, model_dtype: str) -> np.ndarray:
+def cast(values: np.ndarray, model_dtype: str, isa: str = "") -> np.ndarray:
     """``values`` (float32, float16 or bfloat16, any shape) in ``model_dtype``, uncopied if they are already.
 
     Nearest, ties to even, overflow to infinity, subnormals kept: what the format does before all else.
@@ -38,7 +40,7 @@ def cast(values: np.ndarray, model_dtype: str) -> np.ndarray:
     if values.dtype == DTYPES[model_dtype]:
         return values
     result = np.empty(values.shape, DTYPES[model_dtype])
-    _native.cast_values(as_bytes(values), source_dtype(values), model_dtype, as_bytes(result))
+    _native.cast_values(as_bytes(values), source_dtype(values), model_dtype, as_bytes(result), isa)
     return result
 
 

@@ -55,4 +55,4 @@ def quantize(weight: np.ndarray, scheme: Scheme, threads: int | None = None,
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         list(pool.map(run, range(0, len(flat), _ROWS_AT_A_TIME)))
     leading = weight.shape[:-1]
-    return codes.reshape(*leading, -1), scales.reshape(*leading, -1)
+    return codes.reshape(*leading, codes.shape[1]), scales.reshape(*leading, scales.shape[1])

@@ -40,7 +40,7 @@ def quantize(weight: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray
     with np.errstate(all="ignore"):  # 0/0, overflow and NaN are part of the format
         largest = _largest(magnitudes.reshape(rows, num_groups, size))
         scales, codes = _codes(padded.reshape(rows, num_groups, size), largest, scheme)
-    codes = codes.reshape(rows, -1)
+    codes = codes.reshape(rows, num_groups * size)
     codes[:, width:] = 0
     return _pack(codes, scheme), scales
 
@@ -76,6 +76,6 @@ def _round_scale(scales: np.ndarray) -> np.ndarray:
 
 def _pack(codes: np.ndarray, scheme: Scheme) -> np.ndarray:
     """(rows, k) uint32 codes -> (rows, words) uint32, the first code of a word in the lowest bits."""
-    slots = codes.reshape(len(codes), -1, scheme.codes_per_word)
+    slots = codes.reshape(len(codes), codes.shape[1] // scheme.codes_per_word, scheme.codes_per_word)
     shifts = np.arange(scheme.codes_per_word, dtype=np.uint32) * np.uint32(scheme.bits)
     return np.bitwise_or.reduce(slots << shifts, axis=2)
