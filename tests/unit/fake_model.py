@@ -9,6 +9,7 @@ next token.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,8 @@ PAGE_SIZE = 4
 
 
 class FakePool:
+    page_bytes = 1024
+
     def __init__(self, num_pages: int) -> None:
         self.cells: dict[int, list[int]] = {}
         self._free = list(range(num_pages))
@@ -62,14 +65,14 @@ class FakeSequence:
 
 
 class FakeModel:
-    """script: token ids to produce, whatever the prompt, instead of hashes (the last one repeats)."""
+    """script: token ids to produce instead of hashes, for all prompts or by prompt (the last one repeats)."""
 
     page_tokens = PAGE_SIZE
     threads = 1
     isa = "fake"
 
     def __init__(self, *, vocab_size: int = 64, context_length: int = 64,
-                 script: list[int] | None = None) -> None:
+                 script: list[int] | Callable[[list[int]], list[int]] | None = None) -> None:
         self.vocab_size, self.context_length, self.script = vocab_size, context_length, script
         self.spec = SimpleNamespace(rope=RopeSpec("default", 1e4, 8, context_length, {}))
         self.num_tokens_fed = 0
@@ -119,7 +122,8 @@ class FakeModel:
         config, num_drawn = sequence.sampler, sequence.num_drawn
         sequence.num_drawn += 1
         if self.script is not None:
-            token_id = self.script[min(num_drawn, len(self.script) - 1)]
+            script = self.script(sequence.prompt_ids) if callable(self.script) else self.script
+            token_id = script[min(num_drawn, len(script) - 1)]
         elif config.temperature == 0:
             token_id = int(logits.argmax())
         else:

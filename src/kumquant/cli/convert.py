@@ -7,11 +7,11 @@ is continued by the same command.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from dataclasses import asdict
 
 from ..convert import convert
 from .options import add_json, add_quantization, add_threads
-from .output import counted, format_bytes, print_json, warn
+from .output import counted, format_bytes, print_json, remark, warn
 from .progress import progress_for
 
 
@@ -35,12 +35,10 @@ def run(args: argparse.Namespace) -> int:
     )
     warn(args, report.warnings)
     if args.json:
-        print_json({
-            "output": str(Path(args.output)), "quantization": args.quantization, "shards": report.shards,
-            "tensors": report.tensors, "nbytes": report.nbytes, "seconds": report.seconds,
-            "warnings": list(report.warnings),
-        })
+        print_json({**asdict(report), "source": str(report.source), "out": str(report.out)})
     else:
-        print(f"{args.output}: {counted(report.shards, 'shard')}, {counted(report.tensors, 'tensor')}, "
-              f"{format_bytes(report.nbytes)}")
+        print(f"{report.out}: {counted(report.shards, 'shard')}, {counted(report.records, 'tensor')}, "
+              f"{format_bytes(report.cache_bytes)}, {report.stored_bits_per_parameter:.4f} bits a parameter")
+        resumed = f", {counted(report.resumed_shards, 'shard')} taken over" if report.resumed_shards else ""
+        remark(args, f"[{format_bytes(report.source_bytes)} read in {report.seconds:.1f} s{resumed}]")
     return 0

@@ -67,6 +67,8 @@ class Dialog:
 
     def save(self, path: Path) -> None:
         """Write the messages as JSON, whole or not at all. Raises Error."""
+        if path.exists() and not path.is_file():  # a folder, a device: replacing it would be no saving
+            raise RequestError("is there and is no regular file", where=path, hint="Choose another name.")
         atomic_write(path, json.dumps(self.messages, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 from typing import Any
 
+from ..chat import Message
 from ..engine import LLM, Generation, TextStream
 from ..errors import RequestError
 from .main import INTERRUPTED
@@ -74,8 +75,8 @@ def _start(llm: LLM, prompt: str, args: argparse.Namespace) -> TextStream:
     params = sampling_params(args, llm.default_params)
     if args.raw:
         return llm.stream(prompt, params)
-    system = [] if args.system is None else [{"role": "system", "content": args.system}]
-    return llm.chat([*system, {"role": "user", "content": prompt}], params, stream=True)
+    messages: list[Message] = [] if args.system is None else [{"role": "system", "content": args.system}]
+    return llm.chat([*messages, {"role": "user", "content": prompt}], params, stream=True)
 
 
 def _read_stdin() -> str:

@@ -116,7 +116,8 @@ def _document(cache: TensorCache, model: Description) -> dict[str, Any]:
         "manifest": str(manifest.path), "family": model.family, "families": list(model.families),
         "quantization": model.quantization, "dimensions": {name: getattr(model, name) for name in DIMENSIONS},
         "inferred": list(model.inferred), "num_parameters": model.num_values,
-        "bits_per_param": model.bits_per_param, "stored_bits_per_param": model.stored_bits_per_param,
+        "bits_per_parameter": model.bits_per_param,
+        "stored_bits_per_parameter": model.stored_bits_per_param,
         "nbytes": manifest.nbytes, "num_records": manifest.num_records, "metadata": dict(manifest.metadata),
         "missing_shards": sorted(missing),
         "shards": [

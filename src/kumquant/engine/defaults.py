@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import TensorCacheError
+from ..errors import RequestError, TensorCacheError
+from ..json_files import read_json_object
 from .sampling_params import SamplingParams
 
 _CONFIGS = ("generation_config.json", "mlc-chat-config.json")
@@ -24,15 +24,13 @@ def default_params(folder: Path) -> SamplingParams:
     for name in _CONFIGS:
         path = folder / name
         if path.is_file():
-            return SamplingParams(**_recommended(path))
+            try:
+                return SamplingParams(**_recommended(path))
+            except RequestError as error:  # the file's fault, not the caller's
+                raise TensorCacheError(str(error), where=path, hint="Correct or remove the file.") from error
     return SamplingParams()
 
 
 def _recommended(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TensorCacheError(f"cannot be read as JSON: {error}", where=path) from error
-    if not isinstance(config, dict):
-        raise TensorCacheError("is not a JSON object", where=path)
+    config = read_json_object(path, TensorCacheError)
     return {key: config[key] for key in _KEYS if config.get(key) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from ..tokenizer import StreamDecoder, Tokenizer, has_tokenizer
 from .defaults import default_params
 from .engine import Engine, check_prompt
 from .memory import Activations, kv_pages
-from .prompts import Prompt, encode_chat, split_prompts
+from .prompts import Prompt, split_prompts
 from .request import Generation, Request
 from .sampling_params import SamplingParams
 from .threads import default_threads
@@ -117,7 +118,7 @@ class LLM:
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, *,
              stream: bool) -> Generation | TextStream: ...
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None,
              stream: bool = False) -> Generation | TextStream:
         """Answer a dialog, put into the model's own chat template.
 
@@ -126,8 +127,10 @@ class LLM:
         computed again.
         """
         (its_params,) = self._params_for(params, 1)
-        token_ids = encode_chat(messages, self.chat_template, self._require_tokenizer("chat"))
-        pieces = self._stream(token_ids, its_params)
+        template = self.chat_template
+        token_ids = template.encode(messages, self._require_tokenizer("chat"))
+        stop = (*its_params.stop_strings, *template.stop_strings)
+        pieces = self._stream(token_ids, replace(its_params, stop=stop))
         return pieces if stream else pieces.run()
 
     def logits(self, token_ids: Sequence[int], activations: Activations = "int8") -> np.ndarray:
@@ -160,7 +163,8 @@ class LLM:
     @cached_property
     def _engine(self) -> Engine:
         return Engine(
-            self.model, activations=self.activations, end_ids=frozenset(stop_token_ids(self.folder)),
+            self.model, activations=self.activations,
+            end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer)),
             num_pages=kv_pages(self.model, self.activations, self._context_length),
             context_length=self._context_length, new_decoder=self._new_decoder,
         )

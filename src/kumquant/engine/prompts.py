@@ -1,4 +1,4 @@
-"""From what a caller passes as a prompt to token ids."""
+"""What a caller may pass as prompts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
-from ..chat import ChatTemplate
 from ..errors import RequestError
-from ..tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 
@@ -28,18 +26,6 @@ def split_prompts(prompts: Any) -> list[Prompt]:
             raise _not_a_prompt(prompt)
         split.append(prompt if isinstance(prompt, str) else [int(i) for i in prompt])
     return split
-
-
-def encode_chat(messages: Sequence[Any], template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a dialog, ready for the assistant's answer.
-
-    What the tokenizer's post-processor puts in front (BOS) is put there once: not when the template has
-    written it already.
-    """
-    text = template.render(messages, add_generation_prompt=True)
-    token_ids = tokenizer.encode(text, add_special_tokens=False)
-    prefix = list(tokenizer.prefix_ids)
-    return token_ids if token_ids[:len(prefix)] == prefix else prefix + token_ids
 
 
 def _is_ids(prompt: Any) -> bool:

@@ -93,14 +93,16 @@ def _refusal(name: str, found: object, expected: str) -> RequestError:
 def _check_int(name: str, value: Any, low: int, high: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise _refusal(name, value, "an integer")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         raise _refusal(name, value, f"at least {low}" if high is None else f"{low} to {high}")
 
 
 def _check_float(name: str, value: Any, low: float, high: float | None, *, above_low: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise _refusal(name, value, "a finite number")
-    if value < low or (above_low and value == low) or (high is not None and value > high):
+    number = float(value)
+    if number < low or (above_low and number == low) or (high is not None and number > high):
         bound = f"above {low:g}" if above_low else f"at least {low:g}"
         raise _refusal(name, value, bound if high is None else f"{bound}, at most {high:g}")
 

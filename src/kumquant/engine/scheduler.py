@@ -71,6 +71,7 @@ class Scheduler:
         decoding = sum(request.num_pending == 1 for request in self._running)
         room = max(self._max_step_tokens - decoding, 1)
         for request in self._running:
+            assert request.sequence is not None
             pending = request.num_pending
             count = pending if pending == 1 else min(pending, room)
             if count == 0:
