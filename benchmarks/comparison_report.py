@@ -1,6 +1,8 @@
 """The table of a comparison with llama.cpp, from the single figures that compare_llamacpp.py stored.
 
-    python benchmarks/comparison_report.py benchmarks/results/NAME.json > benchmarks/results/NAME.md
+    python benchmarks/comparison_report.py benchmarks/results/NAME.json [docs/performance.md]
+
+prints the tables, or puts them into a page in place of what follows its heading "Results".
 
 A cell is the median over rounds (lowest–highest). A ratio is Kumquant to llama.cpp within one round, then the
 median (lowest–highest) of those; llama.cpp's setting is the one with the better median of that measure.
@@ -9,6 +11,7 @@ median (lowest–highest) of those; llama.cpp's setting is the one with the bett
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -142,5 +145,23 @@ def cell(values: Values, digits: int | None = None) -> str:
     return f"{written(median(ordered))} ({written(ordered[0])}–{written(ordered[-1])})"
 
 
+def put_into(page: Path, source: Path, text: str) -> None:
+    """Replace the page's results by these, one heading level down, and say which file they come from."""
+    before, heading, _ = page.read_text().partition("\n## Results\n")
+    if not heading:
+        sys.exit(f"{page}: no heading '## Results'")
+    tables = re.sub(r"^#", "##", text, flags=re.MULTILINE)
+    page.write_text(f"{before}{heading}\nFrom `{source}`.\n\n{tables}")
+
+
+def main() -> None:
+    source = Path(sys.argv[1])
+    text = report(json.loads(source.read_text()))
+    if len(sys.argv) > 2:
+        put_into(Path(sys.argv[2]), source, text)
+    else:
+        print(text, end="")
+
+
 if __name__ == "__main__":
-    print(report(json.loads(Path(sys.argv[1]).read_text())), end="")
+    main()
