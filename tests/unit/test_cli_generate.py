@@ -95,8 +95,9 @@ def test_sampling_options_reach_the_sampler(capsys, monkeypatch):
     values = {name: getattr(params, name) for name in params.__dataclass_fields__}
     assert values == {
         "max_tokens": 9, "temperature": 0.5, "top_k": 4, "top_p": 0.9, "min_p": 0.1,
-        "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.25, "logit_bias": {3: -1.5, 4: 2.0}, "seed": 7,
-        "stop": ("a",), "stop_token_ids": (5,), "ignore_eos": True, "logprobs": None,
+        "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.25,
+        "logit_bias": {3: -1.5, 4: 2.0}, "seed": 7, "stop": ("a",), "stop_token_ids": (5,),
+        "ignore_eos": True, "logprobs": None,
     }
 
 

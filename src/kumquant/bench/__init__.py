@@ -1,9 +1,24 @@
 """Speed and memory of a model, and what a machine can be expected to do."""
 
-from .diagnose import Bandwidth, Diagnosis, ExpectedSpeed, diagnose
-from .run import BenchReport, BenchResult, BenchSettings, run_bench
+from .diagnosis import Bandwidth, Diagnosis, ExpectedSpeed, diagnose
+from .run import (
+    DEFAULT_BATCH,
+    DEFAULT_CONTEXT,
+    DEFAULT_DECODE,
+    DEFAULT_PREFILL,
+    DEFAULT_ROUNDS,
+    BenchReport,
+    BenchResult,
+    BenchSettings,
+    run_bench,
+)
 
 __all__ = [
+    "DEFAULT_BATCH",
+    "DEFAULT_CONTEXT",
+    "DEFAULT_DECODE",
+    "DEFAULT_PREFILL",
+    "DEFAULT_ROUNDS",
     "Bandwidth",
     "BenchReport",
     "BenchResult",

@@ -21,17 +21,22 @@ BATCH_CONTEXT = 64  # prompt tokens of each sequence of a batch
 MAX_RSS_CONTEXT = 1024  # longer contexts run after the memory is read
 PREFILL_CHUNK = 512
 READ_BYTES = 1 << 20
+DEFAULT_PREFILL, DEFAULT_DECODE, DEFAULT_CONTEXT, DEFAULT_BATCH = 512, 64, (0, 512), (1, 8)
+DEFAULT_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure. context: tokens in the KV cache before decoding starts, at batch 1."""
+    """What to measure. context: tokens in the KV cache before decoding starts, at batch 1.
 
-    prefill: int = 512
-    decode: int = 64
-    context: tuple[int, ...] = (0, 512)
-    batch: tuple[int, ...] = (1, 8)
-    rounds: int = 5
+    None: the default, or what the model's context has room for if that is less.
+    """
+
+    prefill: int | None = None
+    decode: int | None = None
+    context: tuple[int, ...] | None = None
+    batch: tuple[int, ...] | None = None
+    rounds: int = DEFAULT_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,7 @@ class BenchResult:
 @dataclass(frozen=True)
 class BenchReport:
     """open_s, first_token_s: from the call that opens the warm cache to the model, and to the first token of
-    a 16-token prompt. peak_rss_bytes: before batches above 1 and contexts above 1024 ran. remarks: what was
-    left out.
+    a 16-token prompt. peak_rss_bytes: before batches above 1 and contexts above 1024 ran.
     """
 
     cpu: str
@@ -61,7 +65,6 @@ class BenchReport:
     open_s: float
     first_token_s: float
     peak_rss_bytes: int
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class _Test:
 
 
 def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, threads: int | None = None,
-              activations: Literal["int8", "float32"] = "int8", shrink: bool = False,
+              activations: Literal["int8", "float32"] = "int8",
               progress: Progress = NO_PROGRESS) -> BenchReport:
     """Measure the model of a cache folder. Needs no tokenizer.
 
@@ -97,7 +100,7 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
     _first_token(model, activations)
     first_token_s = time.perf_counter() - started_at
 
-    tests, remarks = _planned(settings, model.context_length, shrink)
+    tests = _planned(settings, model.context_length)
     pool = model.new_pool(max(test.batch * model.pages_for(test.length) for test in tests), activations)
     runner = _Runner(model, pool)
     speeds: dict[_Test, list[float]] = {test: [] for test in tests}
@@ -117,36 +120,26 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
                     min(rates), max(rates))
         for test, rates in speeds.items()
     )
-    return BenchReport(cpu_name(), model.isa, model.threads, results, open_s, first_token_s, peak,
-                       tuple(remarks))
+    return BenchReport(cpu_name(), model.isa, model.threads, results, open_s, first_token_s, peak)
 
 
-def _planned(settings: BenchSettings, context_length: int, shrink: bool) -> tuple[list[_Test], list[str]]:
-    """The tests in the order they are told, and what had to be changed to fit the context."""
-    prefill = _Test("prefill", settings.prefill, 0, 1)
-    decodes = [_Test("decode", settings.decode, context, 1) for context in settings.context]
-    batches = [_Test("decode", settings.decode, BATCH_CONTEXT, size) for size in settings.batch if size > 1]
-    wanted = list(dict.fromkeys([prefill, *decodes, *batches]))
-    fitting = [test for test in wanted if test.length <= context_length]
-    if len(fitting) == len(wanted):
-        return wanted, []
-    if not shrink:
-        long = next(test for test in wanted if test.length > context_length)
-        raise RequestError(
-            "the model's context has no room for this test", where=f"{long.test} at context {long.context}",
-            found=f"{long.length} tokens", expected=f"at most {context_length}",
-            hint="Choose shorter --prefill, --decode or --context.",
-        )
-    half = max(context_length // 2, 1)
-    small = BenchSettings(
-        prefill=min(settings.prefill, context_length), decode=min(settings.decode, half),
-        context=tuple(dict.fromkeys(min(context, context_length - min(settings.decode, half))
-                                    for context in settings.context)),
-        batch=settings.batch if BATCH_CONTEXT + min(settings.decode, half) <= context_length else (),
-        rounds=settings.rounds,
-    )
-    tests, _ = _planned(small, context_length, shrink=False)
-    return tests, [f"the context holds {context_length} tokens: tests are shorter than usual"]
+def _planned(settings: BenchSettings, context_length: int) -> list[_Test]:
+    """The tests in the order they are told. Raises RequestError for one that the context has no room for."""
+    decode = settings.decode or min(DEFAULT_DECODE, max(context_length // 2, 1))
+    prefill = settings.prefill or min(DEFAULT_PREFILL, context_length)
+    contexts = settings.context or tuple(min(one, context_length - decode) for one in DEFAULT_CONTEXT)
+    batches = settings.batch or (DEFAULT_BATCH if BATCH_CONTEXT + decode <= context_length else (1,))
+    tests = [_Test("prefill", prefill, 0, 1)]
+    tests += [_Test("decode", decode, context, 1) for context in contexts]
+    tests += [_Test("decode", decode, BATCH_CONTEXT, size) for size in batches if size > 1]
+    for test in tests:
+        if test.length > context_length:
+            raise RequestError(
+                "the model's context has no room for this test",
+                where=f"{test.test} at context {test.context}", found=f"{test.length} tokens",
+                expected=f"at most {context_length}", hint="Choose shorter --prefill, --decode or --context.",
+            )
+    return list(dict.fromkeys(tests))
 
 
 def _in_turns(tests: list[_Test], rounds: int) -> Iterator[_Test]:

@@ -1,7 +1,8 @@
 """Measure a model's speed and memory on this machine. Needs no tokenizer.
 
 Prefill is measured once, decode at every --context, and every --batch above 1 from prompts of 64 tokens.
-The tests take turns, round by round, so that a disturbance hits all of them; the median counts.
+The tests take turns, round by round, so that a disturbance hits all of them; the median counts. A default
+that the model's context has no room for is shortened.
 """
 
 from __future__ import annotations
@@ -9,42 +10,45 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from ..bench import BenchReport, BenchSettings, run_bench
+from ..bench import (
+    DEFAULT_BATCH,
+    DEFAULT_CONTEXT,
+    DEFAULT_DECODE,
+    DEFAULT_PREFILL,
+    DEFAULT_ROUNDS,
+    BenchReport,
+    BenchSettings,
+    run_bench,
+)
 from .options import add_activations, add_json, add_model, add_threads, whole, whole_list
-from .output import format_bytes, print_facts, print_json, print_table, warn
+from .output import format_bytes, print_facts, print_json, print_table
 from .progress import progress_for
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    default = BenchSettings()
     parser.usage = "kumquant bench DIR [options]"
     add_model(parser)
     add_json(parser)
     add_threads(parser)
     parser.add_argument("--prefill", type=whole(1), metavar="N",
-                        help=f"prompt tokens (default {default.prefill})")
+                        help=f"prompt tokens (default {DEFAULT_PREFILL})")
     parser.add_argument("--decode", type=whole(1), metavar="N",
-                        help=f"tokens to decode (default {default.decode})")
+                        help=f"tokens to decode (default {DEFAULT_DECODE})")
     parser.add_argument("--context", type=whole_list(0), metavar="N,…",
-                        help=f"tokens before decoding starts (default {_listed(default.context)})")
+                        help=f"tokens before decoding starts (default {_listed(DEFAULT_CONTEXT)})")
     parser.add_argument("--batch", type=whole_list(1), metavar="N,…",
-                        help=f"sequences decoded together (default {_listed(default.batch)})")
-    parser.add_argument("--rounds", type=whole(1), metavar="N", default=default.rounds,
-                        help=f"how often (default {default.rounds})")
+                        help=f"sequences decoded together (default {_listed(DEFAULT_BATCH)})")
+    parser.add_argument("--rounds", type=whole(1), metavar="N", default=DEFAULT_ROUNDS,
+                        help=f"how often each test runs (default {DEFAULT_ROUNDS})")
     add_activations(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    given = {name: value for name in ("prefill", "decode", "context", "batch")
-             if (value := getattr(args, name)) is not None}
-    settings = BenchSettings(rounds=args.rounds, **given)
+    settings = BenchSettings(args.prefill, args.decode, args.context, args.batch, args.rounds)
     report = run_bench(args.model, settings, threads=args.threads, activations=args.activations,
-                       shrink=not given, progress=progress_for(args))
-    warn(args, report.remarks)
+                       progress=progress_for(args))
     if args.json:
-        document = asdict(report)
-        del document["remarks"]
-        print_json(document)
+        print_json(asdict(report))
     else:
         _print(report)
     return 0

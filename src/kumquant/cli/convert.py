@@ -16,13 +16,13 @@ from .progress import progress_for
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "kumquant convert SOURCE -o OUT -q MODE [options]"
+    parser.usage = "kumquant convert SOURCE -o OUT [-q MODE] [options]"
     parser.add_argument("source", metavar="SOURCE", help="the checkpoint's folder (config.json, safetensors)")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
-    add_quantization(parser)
+    add_quantization(parser, "q4f16_1")
     parser.add_argument("--compat", action="store_true", help="exactly the bytes that MLC's converter writes")
     parser.add_argument("--legacy-names", action="store_true",
-                        help="also write the manifests under their names of before 2025 (ndarray-cache.json)")
+                        help="also write ndarray-cache.json, the manifest's name of before 2025")
     parser.add_argument("--force", action="store_true", help="replace a finished cache in OUT")
     add_threads(parser)
     add_json(parser)

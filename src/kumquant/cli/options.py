@@ -46,11 +46,9 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
                         help="how group-quantized layers compute: int8 (default, fast) or float32 (exact)")
 
 
-def add_quantization(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """-q MODE, required unless there is a default."""
-    also = "" if default is None else f" (default {default})"
-    parser.add_argument("-q", "--quantization", metavar="MODE", required=default is None, default=default,
-                        help=f"one of {', '.join(SCHEMES)}{also}")
+def add_quantization(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("-q", "--quantization", metavar="MODE", default=default,
+                        help=f"one of {', '.join(SCHEMES)} (default {default})")
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
