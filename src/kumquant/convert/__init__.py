@@ -1,5 +1,5 @@
 """From a checkpoint to a tensor cache: ``convert`` and what it reports."""
 
-from .convert import ConvertReport, convert
+from .conversion import ConvertReport, convert
 
 __all__ = ["ConvertReport", "convert"]
