@@ -9,9 +9,9 @@ INTRODUCTION = """\
 
 Written by `scripts/write-cli-reference` from each command's `--help`; a test keeps it true.
 
-Results go to stdout, progress and remarks to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage (an option, a
-prompt, a parameter), 130 interrupted by Ctrl-C. `python -m kumquant` is the same program. The keys of every
-`--json` are in [json.md](json.md).
+Results go to stdout, progress and remarks to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage (an
+option, a prompt, a parameter), 130 interrupted by Ctrl-C. `python -m kumquant` is the same program. The keys
+of every `--json` are in [json.md](json.md).
 """
 
 

@@ -26,30 +26,28 @@ class Scores:
         """
         for begin in range(0, len(targets), ROWS_AT_ONCE):
             rows = slice(begin, begin + ROWS_AT_ONCE)
-            logprobs = log_softmax(logits[rows])
+            # The terms of a small divergence nearly cancel: it needs float64, a likelihood does not.
+            dtype = np.float32 if reference is None else np.float64
+            logprobs = log_softmax(logits[rows].astype(dtype, copy=False))
             self.count += len(logprobs)
             self.nll -= _sum_of_targets(logprobs, targets[rows])
             if reference is not None:
-                expected = log_softmax(reference[rows])
+                expected = log_softmax(reference[rows].astype(dtype))
                 self.reference_nll -= _sum_of_targets(expected, targets[rows])
                 self.kl += divergence(expected, logprobs)
                 self.agreements += int((expected.argmax(axis=1) == logprobs.argmax(axis=1)).sum())
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural log probabilities, float32 (rows, vocabulary); the sum of exponentials is taken in float64."""
+    """Natural log probabilities (rows, vocabulary) in the dtype of ``logits``; sums are taken in float64."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     total = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
-    return shifted - np.log(total).astype(np.float32)
+    return shifted - np.log(total).astype(logits.dtype)
 
 
 def divergence(expected: np.ndarray, logprobs: np.ndarray) -> float:
-    """Sum over rows of KL(expected || logprobs) in nats, from log probabilities.
-
-    In float64: the terms of both signs nearly cancel where the two are close.
-    """
-    wide = expected.astype(np.float64)
-    return float((np.exp(wide) * (wide - logprobs)).sum())
+    """Sum over rows of KL(expected || logprobs) in nats, from log probabilities."""
+    return float((np.exp(expected) * (expected - logprobs)).sum(dtype=np.float64))
 
 
 def _sum_of_targets(logprobs: np.ndarray, targets: np.ndarray) -> float:
