@@ -44,14 +44,19 @@ class ConvTemplate:
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True,
                rule: SeparatorRule = "mlc") -> str:
-        """The prompt after ``prefix_token_ids``.
+        """The prompt after ``prefix_token_ids``. Raises like ``pieces``."""
+        return "".join(self.pieces(messages, add_generation_prompt, rule))
+
+    def pieces(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True,
+               rule: SeparatorRule = "mlc") -> list[str]:
+        """The prompt in the parts that WebLLM tokenizes one by one: system text, messages, the answer's role.
 
         A system message replaces the template's own and must come first. Raises RequestError for a role that
         the template does not have.
         """
         system, turns = self._split(messages)
         system_text = self.system_template.replace(_SYSTEM_PLACEHOLDER, system)
-        pieces = [system_text]
+        pieces = [system_text] if system_text else []
         for index, (role, content) in enumerate(turns):
             is_bare = index == 0 and system_text != "" and not self.add_role_after_system_message
             prefix = "" if is_bare else self.roles[role] + self.role_content_sep
@@ -59,7 +64,7 @@ class ConvTemplate:
             pieces.append(prefix + filled + self._separator(index, role, rule))
         if add_generation_prompt:
             pieces.append(self.roles["assistant"] + self.role_empty_sep)
-        return "".join(pieces)
+        return pieces
 
     def to_json(self) -> dict[str, Any]:
         """The object as MLC writes it, every key, in order."""

@@ -36,24 +36,45 @@ class ChatTemplate:
 
     @classmethod
     def open(cls, folder: Path, name: str = "default") -> ChatTemplate:
-        """The template of a model folder.
+        """The template of a model folder; ``find`` says where it is looked for.
 
-        Looked for in Transformers' order: chat_template.jinja, tokenizer_config.json (``name`` chooses where
-        it has several), chat_template.json; then in mlc-chat-config.json, as an object or as one of MLC's
-        names. Raises CheckpointError if there is none, UnsupportedError if it cannot be used.
+        Raises CheckpointError if there is none, UnsupportedError if it cannot be used.
         """
-        text, where = _jinja_text(folder, name)
-        if text is not None:
-            return cls(JinjaTemplate(text, where), special_tokens(folder), where=where)
-        template = _conv_template(folder)
+        template = cls.find(folder, name)
         if template is None:
             raise CheckpointError(
                 "the model has no chat template", where=folder,
                 expected=f"{TEMPLATE_NAME}, or chat_template in {TOKENIZER_CONFIG_NAME}",
                 hint="It may be a base model: give it text to continue (generate --raw) instead of a chat.",
             )
-        where = folder / CHAT_CONFIG_NAME
-        return cls(template, prefix=_spelled(template.prefix_token_ids, folder), where=where)
+        return template
+
+    @classmethod
+    def find(cls, folder: Path, name: str = "default") -> ChatTemplate | None:
+        """The template of a model folder, None if it has none.
+
+        Looked for in Transformers' order: chat_template.jinja, tokenizer_config.json (``name`` chooses where
+        it has several), chat_template.json; then in mlc-chat-config.json, as an object or as one of MLC's
+        names. Raises UnsupportedError for a template that cannot be used.
+        """
+        text, where = _jinja_text(folder, name)
+        if text is not None:
+            return cls(JinjaTemplate(text, where), special_tokens(folder), where=where)
+        template = _conv_template(folder)
+        if template is None:
+            return None
+        prefix = _spelled(template.prefix_token_ids, folder)
+        return cls(template, prefix=prefix, where=folder / CHAT_CONFIG_NAME)
+
+    @property
+    def source(self) -> JinjaTemplate | ConvTemplate:
+        """What renders: the model's own template, or MLC's conv_template."""
+        return self._source
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """What a Jinja template sees beside the messages: bos_token, eos_token, …"""
+        return self._variables
 
     @property
     def is_jinja(self) -> bool:
