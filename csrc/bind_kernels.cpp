@@ -39,30 +39,41 @@ struct Packed {
   Panels panels;
 };
 
-// A matrix in panels: quantized when scales are given, else plain values.
-std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& scales, const std::string& dtype, int rows, int inputs,
-                               bool gated) {
+// A matrix in panels: quantized when scales are given, else plain values. bits 4 with zeros means AWQ's layout.
+std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& scales, const std::optional<Bytes>& zeros,
+                               const std::string& dtype, int rows, int inputs, bool gated, int bits, int group) {
   auto p = std::make_unique<Packed>();
-  const int groups = (inputs + kGroup - 1) / kGroup;
   const Number number = number_named(dtype);
-  if (codes.size() != (scales ? (size_t)rows * groups * 16 : (size_t)rows * inputs * size_of(number)) ||
-      (scales && scales->size() != (size_t)rows * groups * size_of(number)))
-    throw std::invalid_argument("the bytes do not fit the shape");
-  if (scales)
-    p->panels = pack(QuantizedRows{(const uint32_t*)codes.data(), scales->data(), number, rows, inputs, groups * 4}, gated, false,
-                     p->arena, p->pool);
-  else
-    p->panels = pack(PlainRows{codes.data(), number, rows, inputs}, gated, false, p->arena, p->pool);
+  if (scales) {
+    QuantizedRows q{codes.data(), scales->data(), number, rows, inputs, bits, group, zeros ? CodeLayout::awq : CodeLayout::rows,
+                    zeros ? zeros->data() : nullptr};
+    const size_t code_bytes = zeros ? (size_t)inputs * rows / 2 : (size_t)rows * q.words() * 4;
+    if (codes.size() != code_bytes || scales->size() != (size_t)rows * q.groups() * size_of(number) ||
+        (zeros && zeros->size() != (size_t)q.groups() * rows / 2))
+      throw std::invalid_argument("the bytes do not fit the shape");
+    p->panels = pack(std::vector<QuantizedRows>{q}, gated, false, p->arena, p->pool);
+  } else {
+    if (codes.size() != (size_t)rows * inputs * size_of(number)) throw std::invalid_argument("the bytes do not fit the shape");
+    p->panels = pack(std::vector<PlainRows>{{codes.data(), number, rows, inputs}}, gated, false, p->arena, p->pool);
+  }
   return p;
 }
 
+Activation activation_of(const std::string& name) {
+  const char* names[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
+  for (int i = 0; i < 5; i++)
+    if (name == names[i]) return (Activation)i;
+  throw std::invalid_argument("unknown activation " + name);
+}
+
 nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scales, const std::string& dtype, int rows, Matrix x,
-                  const std::string& activations, const std::string& epilogue, std::optional<Vector> bias, std::optional<Matrix> start) {
+                  const std::string& activations, const std::string& epilogue, std::optional<Vector> bias, std::optional<Matrix> start,
+                  std::optional<Bytes> zeros, int bits, int group, const std::string& activation, float scale) {
   const Kernels& kernels = choose_kernels(isa);
   const int columns = (int)x.shape(0), inputs = (int)x.shape(1);
   const bool gated = epilogue == "gated";
-  auto p = packed(codes, scales, dtype, rows, inputs, gated);
-  const size_t groups = p->panels.groups, padded = groups * kGroup;
+  auto p = packed(codes, scales, zeros, dtype, rows, inputs, gated, bits, group);
+  const size_t groups = p->panels.groups, padded = p->panels.padded_inputs();
   const int out_rows = gated ? rows / 2 : rows;
   std::vector<float> y((size_t)columns * out_rows, 0.0f);
   if (start) {
@@ -70,14 +81,19 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
     std::copy(start->data(), start->data() + y.size(), y.begin());
   }
   Output out{y.data(), (size_t)out_rows, out_rows, bias ? bias->data() : nullptr,
-             gated ? Epilogue::gated : epilogue == "add" ? Epilogue::add : Epilogue::store};
+             gated                    ? Epilogue::gated
+             : epilogue == "add"      ? Epilogue::add
+             : epilogue == "activate" ? Epilogue::activate
+                                      : Epilogue::store,
+             scale, activation_of(activation)};
   if (activations == "int8") {
     std::vector<int8_t> q(columns * padded);
     std::vector<float> s(columns * groups);
     std::vector<int32_t> init(columns * groups);
     Scratch scratch;
-    IntTiles tiles{q.data(), s.data(), init.data(), columns, (int)groups};
-    for (int c = 0; c < columns; c++) kernels.quantize_column(x.data() + (size_t)c * inputs, inputs, 7, tiles, c);
+    IntTiles tiles{q.data(), s.data(), init.data(), columns, (int)groups, p->panels.group};
+    for (int c = 0; c < columns; c++)
+      kernels.quantize_column(x.data() + (size_t)c * inputs, inputs, p->panels.zero_point, tiles, c);
     kernels.matmul_int(p->panels, 0, p->panels.num_panels, tiles, out, scratch.get<uint8_t>(2 * kPanelRows * padded));
   } else {
     std::vector<float> values(columns * padded);
@@ -89,20 +105,20 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
 }
 
 // One column: codes (padded inputs) int8, scales (groups), sums of codes (groups).
-nb::tuple quantize(const std::string& isa, Vector x) {
+nb::tuple quantize(const std::string& isa, Vector x, int group) {
   const Kernels& kernels = choose_kernels(isa);
   const int inputs = (int)x.size();
-  const size_t groups = (size_t)((inputs + kGroup - 1) / kGroup + 1) / 2 * 2;
-  std::vector<int8_t> q(groups * kGroup);
+  const size_t groups = (size_t)((inputs + group - 1) / group + 1) / 2 * 2;
+  std::vector<int8_t> q(groups * group);
   std::vector<float> s(groups);
   std::vector<int32_t> init(groups);
-  kernels.quantize_column(x.data(), inputs, -1, {q.data(), s.data(), init.data(), 1, (int)groups}, 0);
-  return nb::make_tuple(array(std::move(q), {groups * kGroup}), array(std::move(s), {groups}), array(std::move(init), {groups}));
+  kernels.quantize_column(x.data(), inputs, -1, {q.data(), s.data(), init.data(), 1, (int)groups, group}, 0);
+  return nb::make_tuple(array(std::move(q), {groups * (size_t)group}), array(std::move(s), {groups}), array(std::move(init), {groups}));
 }
 
 // q: (rows, dim); k, v: (tokens, dim); row i sees tokens first[i] .. last[i].
 nb::object attend(const std::string& isa, Matrix q, Matrix k, Matrix v, const std::vector<int>& first, const std::vector<int>& last,
-                  const std::string& dtype) {
+                  const std::string& dtype, float cap) {
   const Kernels& kernels = choose_kernels(isa);
   const int rows = (int)q.shape(0), dim = (int)q.shape(1), tokens = (int)k.shape(0);
   DecoderSpec spec;
@@ -117,7 +133,7 @@ nb::object attend(const std::string& isa, Matrix q, Matrix k, Matrix v, const st
   std::vector<float> y((size_t)rows * dim), scratch(attention_scratch(rows, spec.padded_head_dim()));
   std::vector<size_t> offsets(rows);
   for (int r = 0; r < rows; r++) offsets[r] = (size_t)r * dim;
-  kernels.attend(kv, q.data(), dim, first.data(), last.data(), rows, y.data(), offsets.data(), scratch.data());
+  kernels.attend(kv, q.data(), dim, first.data(), last.data(), rows, cap, y.data(), offsets.data(), scratch.data());
   return array(std::move(y), {(size_t)rows, (size_t)dim});
 }
 }  // namespace
@@ -126,21 +142,35 @@ void bind_kernels(nb::module_& m) {
   nb::module_ k = m.def_submodule("kernels", "Single kernels of a chosen instruction set, for tests and measurements.");
   k.def("matmul", &matmul, nb::arg("isa"), nb::arg("codes"), nb::arg("scales").none(), nb::arg("dtype"), nb::arg("rows"), nb::arg("x"),
         nb::arg("activations") = "int8", nb::arg("epilogue") = "store", nb::arg("bias").none() = nb::none(),
-        nb::arg("start").none() = nb::none());
-  k.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"));
-  k.def("attend", &attend, nb::arg("isa"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"));
+        nb::arg("start").none() = nb::none(), nb::arg("zeros").none() = nb::none(), nb::arg("bits") = 4, nb::arg("group") = 32,
+        nb::arg("activation") = "silu", nb::arg("scale") = 1.0f);
+  k.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"), nb::arg("group") = 32);
+  k.def("attend", &attend, nb::arg("isa"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"),
+        nb::arg("cap") = 0.0f);
   k.def("rms_norm", [](const std::string& isa, Vector x, Vector weight, float eps) {
     std::vector<float> y(x.size());
     choose_kernels(isa).rms_norm(x.data(), weight.data(), y.data(), (int)x.size(), eps);
     size_t n = y.size();
     return array(std::move(y), {n});
   });
-  k.def("rope", [](const std::string& isa, Vector x, Vector cos, Vector sin) {
+  k.def("layer_norm", [](const std::string& isa, Vector x, Vector weight, std::optional<Vector> bias, float eps) {
+    std::vector<float> y(x.size());
+    choose_kernels(isa).layer_norm(x.data(), weight.data(), bias ? bias->data() : nullptr, y.data(), (int)x.size(), eps);
+    size_t n = y.size();
+    return array(std::move(y), {n});
+  }, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("eps"));
+  k.def("soft_cap", [](const std::string& isa, Vector x, float cap) {
     std::vector<float> y(x.data(), x.data() + x.size());
-    choose_kernels(isa).rope(y.data(), (int)(x.size() / 2), cos.data(), sin.data());
+    choose_kernels(isa).soft_cap(y.data(), (int)x.size(), cap);
     size_t n = y.size();
     return array(std::move(y), {n});
   });
+  k.def("rope", [](const std::string& isa, Vector x, Vector cos, Vector sin, bool interleaved) {
+    std::vector<float> y(x.data(), x.data() + x.size());
+    choose_kernels(isa).rope(y.data(), (int)(x.size() / 2), cos.data(), sin.data(), interleaved);
+    size_t n = y.size();
+    return array(std::move(y), {n});
+  }, nb::arg("isa"), nb::arg("x"), nb::arg("cos"), nb::arg("sin"), nb::arg("interleaved") = false);
   k.def("argmax", [](const std::string& isa, Vector x) { return choose_kernels(isa).argmax(x.data(), (int)x.size()); });
   k.def("exp_sum", [](const std::string& isa, Vector x, float shift, float inverse_temperature) {
     std::vector<float> e(x.size());

@@ -1,12 +1,16 @@
 // Only this file and its sisters bind_*.cpp know Python: it checks shapes and types, releases the interpreter lock, translates errors.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
+#include <tuple>
 
 #include "cpu/isa.h"
 #include "cpu/probe.h"
@@ -30,11 +34,24 @@ static void expect_bytes(const Bytes& b, size_t expected, const char* what) {
     throw std::invalid_argument(std::string(what) + ": " + std::to_string(b.size()) + " bytes, expected " + std::to_string(expected));
 }
 
-static QuantizedRows quantized_rows(const Bytes& codes, const Bytes& scales, const std::string& dtype, int rows, int inputs) {
-  const int groups = (inputs + kGroup - 1) / kGroup;
-  QuantizedRows q{(const uint32_t*)codes.data(), scales.data(), number_named(dtype), rows, inputs, groups * 4};
-  expect_bytes(codes, (size_t)rows * q.words * 4, "codes");
-  expect_bytes(scales, (size_t)rows * groups * size_of(q.scale_number), "scales");
+// codes, scales, zeros (None unless AWQ), rows
+using QuantizedPart = std::tuple<Bytes, Bytes, std::optional<Bytes>, int>;
+using PlainPart = std::tuple<Bytes, int>;
+
+static QuantizedRows quantized_rows(const QuantizedPart& part, const std::string& dtype, int inputs, int bits, int group, int layout) {
+  const auto& [codes, scales, zeros, rows] = part;
+  if ((bits != 3 && bits != 4 && bits != 8) || group < 8 || layout < 0 || layout > 2) throw std::invalid_argument("unknown quantization layout");
+  QuantizedRows q{codes.data(), scales.data(), number_named(dtype), rows, inputs, bits, group, (CodeLayout)layout, nullptr};
+  const size_t awq_words = (size_t)rows / 8;
+  if (q.layout == CodeLayout::awq) {
+    if (!zeros || rows % 8 || bits != 4) throw std::invalid_argument("AWQ needs 4 bits, zero points, and rows in eights");
+    expect_bytes(codes, (size_t)inputs * awq_words * 4, "codes");
+    expect_bytes(*zeros, (size_t)q.groups() * awq_words * 4, "zeros");
+    q.zeros = zeros->data();
+  } else {
+    expect_bytes(codes, (size_t)rows * q.words() * 4, "codes");
+  }
+  expect_bytes(scales, (size_t)rows * q.groups() * size_of(q.scale_number), "scales");
   return q;
 }
 
@@ -44,6 +61,13 @@ static PlainRows plain_rows(const Bytes& values, const std::string& dtype, int r
   return p;
 }
 
+static Activation activation_named(const std::string& name) {
+  const char* names[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
+  for (int i = 0; i < 5; i++)
+    if (name == names[i]) return (Activation)i;
+  throw std::invalid_argument("unknown activation " + name);
+}
+
 static DecoderSpec decoder_spec(const nb::dict& d) {
   DecoderSpec s;
   auto integer = [&](const char* key) {
@@ -51,22 +75,50 @@ static DecoderSpec decoder_spec(const nb::dict& d) {
     if (value < 1) throw std::invalid_argument(std::string(key) + " is not positive");
     return value;
   };
+  auto number = [&](const char* key) { return nb::cast<float>(d[key]); };
+  auto flag = [&](const char* key) { return nb::cast<bool>(d[key]); };
   s.vocab_size = integer("vocab_size");
   s.hidden_size = integer("hidden_size");
-  s.intermediate_size = integer("intermediate_size");
   s.num_layers = integer("num_layers");
   s.num_heads = integer("num_heads");
   s.num_kv_heads = integer("num_kv_heads");
   s.head_dim = integer("head_dim");
-  s.rope_dim = integer("rope_dim");
-  if (s.rope_dim > s.head_dim || s.rope_dim % 2) throw std::invalid_argument("rope_dim is odd or exceeds head_dim");
-  s.norm_eps = nb::cast<float>(d["norm_eps"]);
-  s.attention_scale = nb::cast<float>(d["attention_scale"]);
+  s.intermediate_size = nb::cast<int>(d["intermediate_size"]);
+  s.rope_dim = nb::cast<int>(d["rope_dim"]);
+  if (s.intermediate_size < 0) throw std::invalid_argument("intermediate_size is negative");
+  if (s.rope_dim < 0 || s.rope_dim > s.head_dim || s.rope_dim % 2) throw std::invalid_argument("rope_dim is odd or exceeds head_dim");
+  s.norm_eps = number("norm_eps");
+  s.attention_scale = number("attention_scale");
+  s.embed_scale = number("embed_scale");
+  s.residual_scale = number("residual_scale");
+  s.logit_scale = number("logit_scale");
+  s.attention_cap = number("attention_cap");
+  s.final_cap = number("final_cap");
+  s.clip_qkv = number("clip_qkv");
+  s.layer_norm = flag("layer_norm");
+  s.norm_after_residual = flag("norm_after_residual");
+  s.parallel_block = flag("parallel_block");
+  s.qk_norm = flag("qk_norm");
+  s.qk_norm_over_all = flag("qk_norm_over_all");
+  s.rope_interleaved = flag("rope_interleaved");
+  s.causal = flag("causal");
+  s.activation = activation_named(nb::cast<std::string>(d["activation"]));
   s.sliding_window = nb::cast<std::vector<int>>(d["sliding_window"]);
-  if ((int)s.sliding_window.size() != s.num_layers) throw std::invalid_argument("sliding_window needs one entry a layer");
-  s.qk_norm = nb::cast<bool>(d["qk_norm"]);
+  s.layer_rope = nb::cast<std::vector<int>>(d["layer_rope"]);
+  if ((int)s.sliding_window.size() != s.num_layers || (int)s.layer_rope.size() != s.num_layers)
+    throw std::invalid_argument("sliding_window and layer_rope need one entry a layer");
+  s.experts.count = nb::cast<int>(d["num_experts"]);
+  if (s.experts.count) {
+    s.experts.per_token = integer("experts_per_token");
+    s.experts.inner_size = integer("expert_size");
+    s.experts.shared_size = nb::cast<int>(d["shared_expert_size"]);
+    s.experts.normalize = flag("normalize_experts");
+    if (s.experts.per_token > s.experts.count) throw std::invalid_argument("more experts per token than there are");
+  }
   return s;
 }
+
+static bool is_gated(const std::string& role) { return role.ends_with("gate_up"); }
 
 // Keeps the arrays that an embedding looks into alive.
 struct PyModel {
@@ -82,20 +134,21 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
   if (tokens.size() != sequences.size() || outputs.size() != sequences.size())
     throw std::invalid_argument("sequences, tokens and outputs differ in length");
   std::vector<StepInput> inputs;
-  bool wants_logits = false;
+  bool wants_logits = false, wants_hidden = false;
   for (size_t i = 0; i < sequences.size(); i++) {
-    if (outputs[i] < 0 || outputs[i] > 3) throw std::invalid_argument("unknown output kind");
+    if (outputs[i] < 0 || outputs[i] > 4) throw std::invalid_argument("unknown output kind");
     StepOutput output = (StepOutput)outputs[i];
     if (output == StepOutput::sample && !sequences[i]->sampler) throw std::invalid_argument("the sequence has no sampler");
     for (int32_t page : sequences[i]->pages)
       if (page < 0 || page >= pool.num_pages()) throw std::invalid_argument("page outside the pool");
     wants_logits = wants_logits || output == StepOutput::last || output == StepOutput::all;
+    wants_hidden = wants_hidden || output == StepOutput::hidden;
     inputs.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), output, {}, 0, 0});
   }
-  const size_t rows = Model::logits_rows(inputs), vocab = m.model.spec().vocab_size;
+  const size_t rows = Model::result_rows(inputs), vocab = wants_hidden ? m.model.spec().hidden_size : m.model.spec().vocab_size;
   std::unique_ptr<float[]> owned;
   float* logits = nullptr;
-  if (wants_logits) {
+  if (wants_logits || wants_hidden) {
     owned.reset(new float[rows * vocab]);
     logits = owned.get();
   } else if (rows) {
@@ -115,7 +168,7 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
       choices.append(nb::make_tuple(in.first_row, in.num_rows));
   }
   nb::object array = nb::none();
-  if (wants_logits) {
+  if (wants_logits || wants_hidden) {
     float* data = owned.release();
     nb::capsule owner(data, [](void* p) noexcept { delete[] (float*)p; });
     array = nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, vocab}, owner));
@@ -176,42 +229,47 @@ static void bind_runtime(nb::module_& m) {
         m.model.vector_role(role, layer).assign(v.data(), v.data() + v.size());
       })
       .def("set_quantized",
-           [](PyModel& m, const std::string& role, int layer, Bytes codes, Bytes scales, const std::string& dtype, int rows, int inputs,
-              bool release) {
-             QuantizedRows q = quantized_rows(codes, scales, dtype, rows, inputs);
-             Linear& linear = m.model.linear_role(role, layer);
+           [](PyModel& m, const std::string& role, int layer, int expert, const std::vector<QuantizedPart>& parts, const std::string& dtype,
+              int inputs, int bits, int group, int layout, bool release) {
+             std::vector<QuantizedRows> rows;
+             for (const QuantizedPart& part : parts) rows.push_back(quantized_rows(part, dtype, inputs, bits, group, layout));
+             Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
-             linear.panels = pack(q, role == "gate_up", release, m.model.arena(), m.model.pool());
+             linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool());
            })
       .def("set_plain",
-           [](PyModel& m, const std::string& role, int layer, Bytes values, const std::string& dtype, int rows, int inputs, bool release) {
-             PlainRows p = plain_rows(values, dtype, rows, inputs);
-             Linear& linear = m.model.linear_role(role, layer);
+           [](PyModel& m, const std::string& role, int layer, int expert, const std::vector<PlainPart>& parts, const std::string& dtype,
+              int inputs, bool release) {
+             std::vector<PlainRows> rows;
+             for (const auto& [values, count] : parts) rows.push_back(plain_rows(values, dtype, count, inputs));
+             Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
-             linear.panels = pack(p, role == "gate_up", release, m.model.arena(), m.model.pool());
+             linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool());
            })
       .def("set_embedding_quantized",
-           [](PyModel& m, Bytes codes, Bytes scales, const std::string& dtype, int rows, int inputs) {
-             Embedding& e = m.model.embedding();
-             e.quantized = quantized_rows(codes, scales, dtype, rows, inputs);
+           [](PyModel& m, const std::string& role, Bytes codes, Bytes scales, const std::string& dtype, int rows, int inputs, int bits,
+              int group) {
+             Embedding& e = m.model.embedding_role(role);
+             e.quantized = quantized_rows({codes, scales, std::nullopt, rows}, dtype, inputs, bits, group, 0);
              e.source = Embedding::Source::quantized;
              m.kept.push_back(codes);
              m.kept.push_back(scales);
            })
       .def("set_embedding_plain",
-           [](PyModel& m, Bytes values, const std::string& dtype, int rows, int inputs) {
-             Embedding& e = m.model.embedding();
+           [](PyModel& m, const std::string& role, Bytes values, const std::string& dtype, int rows, int inputs) {
+             Embedding& e = m.model.embedding_role(role);
              e.plain = plain_rows(values, dtype, rows, inputs);
              e.source = Embedding::Source::plain;
              m.kept.push_back(values);
            })
       .def("tie_embedding",
            [](PyModel& m) {
-             Embedding& e = m.model.embedding();
-             e.panels = &m.model.linear_role("head", 0).panels;
+             Embedding& e = m.model.embedding_role("embed");
+             e.panels = &m.model.linear_role("head", 0, -1).panels;
              e.source = Embedding::Source::panels;
            })
-      .def("set_rope", [](PyModel& m, Floats f, float factor) { m.model.set_rope({f.data(), f.data() + f.size()}, factor); })
+      .def("set_rope",
+           [](PyModel& m, int index, Floats f, float factor) { m.model.set_rope(index, {f.data(), f.data() + f.size()}, factor); })
       .def("check", [](PyModel& m) { m.model.check(); })
       .def("step", &step);
 }

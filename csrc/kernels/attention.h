@@ -94,9 +94,11 @@ static inline void weigh_rows(const KvHead& kv, int begin, int end, int chunk, c
 
 // Turns a row's scores s[from, stop) of one chunk into weights exp(score - maximum); tokens outside [first, last] get 0.
 // keep and take: what the earlier chunks' and this chunk's results are multiplied by when joined.
-static inline void softmax_chunk(float* s, int from, int stop, int first, int last, float* top, float* sum, float* keep,
+static inline void softmax_chunk(float* s, int from, int stop, int first, int last, float cap, float* top, float* sum, float* keep,
                                  float* take) {
   const float minus_inf = -__builtin_inff();
+  if (cap > 0.0f)
+    for (int t = from; t < stop; t += 16) store(s + t, capped(load(s + t), cap));
   for (int t = from; t < min_int(first, stop); t++) s[t] = minus_inf;
   for (int t = max_int(last + 1, from); t < stop; t++) s[t] = minus_inf;
   F16 high = set1(minus_inf);
@@ -120,8 +122,8 @@ static inline void softmax_chunk(float* s, int from, int stop, int first, int la
 }
 
 template <Number S>
-static void attend_s(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float* y,
-                     const size_t* y_offsets, float* scratch) {
+static void attend_s(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float cap,
+                     float* y, const size_t* y_offsets, float* scratch) {
   const int dim = kv.head_dim, padded = kv.padded_dim;
   float* scores = scratch;                             // (rows, 256)
   float* part = scores + (size_t)rows * kChunkTokens;  // (rows, padded): this chunk's weighted values
@@ -152,7 +154,8 @@ static void attend_s(const KvHead& kv, const float* q, size_t q_stride, const in
         for (; t < to; t += kLaneTokens)
           score_lanes<R, 1, S>(key_lane(kv, t), nullptr, rows_q, q_stride, dim, rows_scores + (t - chunk));
         for (int r = r0; r < r0 + R; r++)
-          softmax_chunk(scores + (size_t)r * kChunkTokens - chunk, from, stop, first[r], last[r], top + r, sum + r, keep + r, take + r);
+          softmax_chunk(scores + (size_t)r * kChunkTokens - chunk, from, stop, first[r], last[r], cap, top + r, sum + r, keep + r,
+                        take + r);
         weigh_rows<R, S>(kv, max_int(begin, chunk), to, chunk, rows_scores, part + (size_t)r0 * padded);
       });
     }
@@ -172,12 +175,12 @@ static void attend_s(const KvHead& kv, const float* q, size_t q_stride, const in
     }
 }
 
-static void attend(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float* y,
+static void attend(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float cap, float* y,
                    const size_t* y_offsets, float* scratch) {
   if (kv.number == Number::f32)
-    attend_s<Number::f32>(kv, q, q_stride, first, last, rows, y, y_offsets, scratch);
+    attend_s<Number::f32>(kv, q, q_stride, first, last, rows, cap, y, y_offsets, scratch);
   else
-    attend_s<Number::f16>(kv, q, q_stride, first, last, rows, y, y_offsets, scratch);
+    attend_s<Number::f16>(kv, q, q_stride, first, last, rows, cap, y, y_offsets, scratch);
 }
 
 static inline void store_kv(uint8_t* p, F16 x, int n, Number number) {

@@ -23,7 +23,46 @@ static void rms_norm(const float* x, const float* weight, float* y, int n, float
   if (i < n) store_n(y + i, mul(mul(load_n(x + i, n - i), scale), load_n(weight + i, n - i)), n - i);
 }
 
-static void rope(float* x, int half, const float* cos, const float* sin) {
+// y = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias
+static void layer_norm(const float* x, const float* weight, const float* bias, float* y, int n, float eps) {
+  F16 acc = zero();
+  for (int i = 0; i < n; i += 16) acc = add(acc, load_n(x + i, min_int(16, n - i)));
+  const F16 mean = set1(reduce_add(acc) / (float)n);
+  acc = zero();
+  for (int i = 0; i < n; i += 16) {
+    const int m = min_int(16, n - i);
+    F16 d = sub(load_n(x + i, m), mean);
+    if (m < 16) {  // lanes past the end would add mean^2
+      float t[16];
+      store(t, d);
+      d = load_n(t, m);
+    }
+    acc = fma(d, d, acc);
+  }
+  const F16 scale = set1(1.0f / __builtin_sqrtf(reduce_add(acc) / (float)n + eps));
+  for (int i = 0; i < n; i += 16) {
+    const int m = min_int(16, n - i);
+    F16 v = mul(mul(sub(load_n(x + i, m), mean), scale), load_n(weight + i, m));
+    store_n(y + i, bias ? add(v, load_n(bias + i, m)) : v, m);
+  }
+}
+
+static void soft_cap(float* x, int n, float cap) {
+  for (int i = 0; i < n; i += 16) {
+    const int m = min_int(16, n - i);
+    store_n(x + i, capped(load_n(x + i, m), cap), m);
+  }
+}
+
+static void rope(float* x, int half, const float* cos, const float* sin, bool interleaved) {
+  if (interleaved) {
+    for (int i = 0; i < half; i++) {
+      const float a = x[2 * i], b = x[2 * i + 1];
+      x[2 * i] = a * cos[i] - b * sin[i];
+      x[2 * i + 1] = b * cos[i] + a * sin[i];
+    }
+    return;
+  }
   for (int i = 0; i < half; i += 16) {
     int n = min_int(16, half - i);
     F16 a = load_n(x + i, n), b = load_n(x + half + i, n), c = load_n(cos + i, n), s = load_n(sin + i, n);
@@ -68,6 +107,7 @@ const Kernels table = {
 #else
     "portable",
 #endif
-    kIntCols, kFloatCols, quantize_column, pack_column, matmul_int, matmul_float, rms_norm, rope, write_kv, attend, argmax, exp_sum};
+    kIntCols, kFloatCols, quantize_column, pack_column, matmul_int, matmul_float, rms_norm, layer_norm, rope, soft_cap,
+    write_kv, attend, argmax, exp_sum};
 }  // namespace KQ_ISA
 }  // namespace kq

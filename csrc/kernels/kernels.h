@@ -1,9 +1,10 @@
 // The kernels as a table of function pointers, one table per instruction set, all bit-identical (see simd.h).
 //
-// Weights live in panels of 16 output rows. A group-quantized panel is a run of blocks, each two groups of 32 inputs:
-// 2 x 256 bytes of codes, then 2 x 16 scales. In the 256 bytes, 64-byte line b holds inputs 8b .. 8b+7 of 16 rows:
-// byte j of row r has input 8b + j in its low nibble and 8b + 4 + j in its high one. A plain panel is [input][16 rows].
-// Rows and groups are padded with zero scales (zero weights), which add exactly nothing.
+// Weights live in panels of 16 output rows. A group-quantized panel is a run of blocks, each two groups: the 64-byte lines
+// of codes of both, then 2 x 16 scales, then, where every group has a zero point of its own, 2 x 16 zero points (bytes).
+// Codes of up to four bits: line b holds inputs 8b .. 8b+7 of 16 rows; byte j of row r has input 8b + j in its low nibble and
+// 8b + 4 + j in its high one. Eight-bit codes: line b holds inputs 4b .. 4b+3, byte j of row r is input 4b + j.
+// A plain panel is [input][16 rows]. Rows and groups are padded with zero scales (zero weights), which add exactly nothing.
 //
 // Activation columns (tokens) stand in tiles of at most int_cols or float_cols columns, the last tile narrower; inside a tile columns
 // are innermost, so a pass reads its activations in one straight run.
@@ -13,7 +14,7 @@
 
 namespace kq {
 
-constexpr int kGroup = 32;       // inputs that share a scale
+constexpr int kGroup = 32;       // inputs that share a scale, unless Panels::group says otherwise
 constexpr int kPanelRows = 16;   // output rows of a panel
 constexpr int kPageTokens = 64;  // tokens of a KV page
 constexpr int kLaneTokens = 16;  // tokens that stand side by side in a page's keys
@@ -27,35 +28,49 @@ struct Panels {
   size_t panel_bytes = 0;
   int rows = 0;        // logical output rows
   int inputs = 0;      // logical inputs
-  int groups = 0;      // groups of 32 inputs, padded to an even number (quantized)
+  int groups = 0;      // groups of inputs, padded to an even number
+  int group = kGroup;  // inputs of a group: 32, or 40 (3-bit modes)
+  int code_bits = 4;   // 4, or 8
+  int zero_point = 7;  // value = (code - zero_point) * scale
+  bool has_zeros = false;  // every group and row has its own zero point instead
   int num_panels = 0;  // rows / 16, rounded up; twice that of one half when interleaved
   Number number = Number::f32;
   bool quantized = false;
   bool interleaved = false;  // panels alternate: gate 0, up 0, gate 1, up 1, …
+
+  int lines() const { return group * code_bits / 32; }                        // 64-byte lines of a group's codes
+  int padded_inputs() const { return groups * group; }
+  size_t scale_bytes() const { return kPanelRows * size_of(number); }         // of one group
+  size_t block_bytes() const { return 2 * (lines() * 64 + scale_bytes() + (has_zeros ? kPanelRows : 0)); }
 };
 
-// int8 activations: per group of 32 inputs and column a scale and init = -zero_point * (sum of the group's codes).
+// int8 activations: per group of inputs and column a scale and init = -zero_point * (sum of the group's codes).
 struct IntTiles {
   int8_t* codes;  // tile: [input / 4][column][4]
   float* scales;  // tile: [group][column]
   int32_t* init;  // tile: [group][column]
   int columns;
   int groups;
+  int group;  // inputs of a group
 };
 struct FloatTiles {
   float* values;  // tile: [input][column]
   int columns;
-  int inputs;  // padded: a multiple of 64, zeros behind the logical ones
+  int inputs;  // padded, zeros behind the logical ones
 };
 
-// Where a product goes: y[column * stride + row], row < rows. "gated" consumes panel pairs: y = silu(gate) * up.
-enum class Epilogue : int { store = 0, add = 1, gated = 2 };
+// Where a product goes: y[column * stride + row], row < rows. "add": y += scale * product. "activate": y = f(product).
+// "gated" consumes panel pairs: y = f(gate) * up.
+enum class Epilogue : int { store = 0, add = 1, gated = 2, activate = 3 };
+enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, relu2 = 4 };
 struct Output {
   float* y;
   size_t stride;
   int rows;           // rows of y (of one half when gated)
   const float* bias;  // one value a row, or null; when gated: gate biases, then up biases
   Epilogue epilogue;
+  float scale = 1.0f;  // on the product, bias included
+  Activation activation = Activation::silu;
 };
 
 // One key/value head of one layer in the pages of one sequence.
@@ -81,14 +96,19 @@ struct Kernels {
   void (*matmul_int)(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch);
   void (*matmul_float)(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out);
 
+  // Norms of one row; bias may be null.
   void (*rms_norm)(const float* x, const float* weight, float* y, int n, float eps);
-  // Rotates pairs (i, i + half) of x by cos[i], sin[i].
-  void (*rope)(float* x, int half, const float* cos, const float* sin);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int n, float eps);
+  // Rotates pairs of x by cos[i], sin[i]: (i, i + half), or (2i, 2i + 1) when interleaved.
+  void (*rope)(float* x, int half, const float* cos, const float* sin, bool interleaved);
+  // x = cap * tanh(x / cap)
+  void (*soft_cap)(float* x, int n, float cap);
   void (*write_kv)(const KvHead& kv, int token, const float* key, const float* value);
 
   // Attention of `rows` query rows that share a key/value head. q: (rows, head_dim), already scaled; row i sees tokens
-  // first[i] .. last[i]. y: (rows, head_dim) at the given row strides. scratch: attention_scratch(rows, padded_dim) floats.
-  void (*attend)(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float* y,
+  // first[i] .. last[i]. y: (rows, head_dim) at the given row offsets. cap: soft cap on the scores, 0 for none.
+  // scratch: attention_scratch(rows, padded_dim) floats.
+  void (*attend)(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float cap, float* y,
                  const size_t* y_offsets, float* scratch);
 
   // Token choice: index of the largest value (the first of equals); largest value; sum of exp(x - shift) in one order,

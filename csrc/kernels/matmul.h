@@ -7,76 +7,117 @@
 namespace kq {
 namespace KQ_ISA {
 
+template <bool B, class X, class Y>
+struct If {
+  using type = X;
+};
+template <class X, class Y>
+struct If<false, X, Y> {
+  using type = Y;
+};
+template <class T>
+constexpr bool is_void = false;
+template <>
+constexpr bool is_void<void> = true;
+
 template <Number S>
 static inline F16 load_number(const uint8_t* p) {
   if constexpr (S == Number::f32) return load((const float*)p);
   if constexpr (S == Number::f16) return load_f16((const uint16_t*)p);
   if constexpr (S == Number::bf16) return load_bf16((const uint16_t*)p);
 }
-template <Number S>
-constexpr int kScaleBytes = kPanelRows * (S == Number::f32 ? 4 : 2);
-template <Number S>
-constexpr int kBlockBytes = 2 * (256 + kScaleBytes<S>);  // two groups
+// The layout of a group-quantized panel (kernels.h), known at compile time.
+template <Number S, int LINES, bool BYTES, bool ZEROS>
+struct Format {
+  static constexpr Number scale = S;
+  static constexpr int lines = LINES;
+  static constexpr bool bytes = BYTES;  // a line is one quad of inputs, else two in nibbles
+  static constexpr bool zeros = ZEROS;
+  static constexpr int quads = BYTES ? LINES : 2 * LINES;
+  static constexpr int group = 4 * quads;
+  static constexpr int code_bytes = 64 * LINES;
+  static constexpr int scale_bytes = kPanelRows * (S == Number::f32 ? 4 : 2);
+  static constexpr int block = 2 * (code_bytes + scale_bytes + (ZEROS ? kPanelRows : 0));
+  static inline const uint8_t* codes_of(const uint8_t* panel, int g) { return panel + (size_t)(g / 2) * block + (g % 2) * code_bytes; }
+  static inline F16 scale_of(const uint8_t* panel, int g) {
+    return load_number<S>(panel + (size_t)(g / 2) * block + 2 * code_bytes + (g % 2) * scale_bytes);
+  }
+  static inline I16 zeros_of(const uint8_t* panel, int g) {
+    return load_u8(panel + (size_t)(g / 2) * block + 2 * (code_bytes + scale_bytes) + (g % 2) * kPanelRows);
+  }
+};
 
 // int8: acc = fma(float(exact dot of the group), weight scale * activation scale, acc), group after group.
-template <int NC, Number S, bool UNPACKED>
+template <int NC, class F, bool UNPACKED>
 static inline void int_tile(const uint8_t* panel, const uint8_t* unpacked, const int8_t* codes, const float* scales,
                             const int32_t* init, int groups, F16* result) {
+  using Dot = typename If<F::bytes, GroupDotWide, GroupDot>::type;
   F16 acc[NC];
   for (int c = 0; c < NC; c++) acc[c] = zero();
   for (int g = 0; g < groups; g++) {
-    const uint8_t* block = panel + (size_t)(g / 2) * kBlockBytes<S>;
-    const uint8_t* lines = block + (g % 2) * 256;
+    const uint8_t* lines = F::codes_of(panel, g);
     if constexpr (!UNPACKED) {
       // 2 KiB ahead; past the end of the weights this is harmless.
-      for (int i = 0; i < kBlockBytes<S> / 2; i += 64) prefetch(lines + 2048 + i);
+      for (int i = 0; i < F::block / 2; i += 64) prefetch(lines + 2048 + i);
     }
-    GroupDot dot[NC];
+    Dot dot[NC];
 #pragma GCC unroll 16
-    for (int c = 0; c < NC; c++) dot[c].start(init[c]);
+    for (int c = 0; c < NC; c++) dot[c].start(F::zeros ? 0 : init[c]);
 #pragma GCC unroll 8
-    for (int b = 0; b < 4; b++) {
-      B64 low, high;
-      if constexpr (UNPACKED) {
-        low = load_bytes(unpacked + (size_t)g * 512 + b * 128);
-        high = load_bytes(unpacked + (size_t)g * 512 + b * 128 + 64);
-      } else {
+    for (int b = 0; b < F::lines; b++) {
+      if constexpr (F::bytes) {
         B64 line = load_bytes(lines + b * 64);
-        low = low_nibbles(line);
-        high = high_nibbles(line);
+#pragma GCC unroll 16
+        for (int c = 0; c < NC; c++) dot[c].add(line, codes + (b * NC + c) * 4);
+      } else {
+        B64 low, high;
+        if constexpr (UNPACKED) {
+          low = load_bytes(unpacked + ((size_t)g * F::quads + 2 * b) * 64);
+          high = load_bytes(unpacked + ((size_t)g * F::quads + 2 * b + 1) * 64);
+        } else {
+          B64 line = load_bytes(lines + b * 64);
+          low = low_nibbles(line);
+          high = high_nibbles(line);
+        }
+#pragma GCC unroll 16
+        for (int c = 0; c < NC; c++) dot[c].add(low, codes + (b * 2 * NC + c) * 4);
+#pragma GCC unroll 16
+        for (int c = 0; c < NC; c++) dot[c].add(high, codes + ((b * 2 + 1) * NC + c) * 4);
       }
-#pragma GCC unroll 16
-      for (int c = 0; c < NC; c++) dot[c].add(low, codes + (b * 2 * NC + c) * 4);
-#pragma GCC unroll 16
-      for (int c = 0; c < NC; c++) dot[c].add(high, codes + ((b * 2 + 1) * NC + c) * 4);
     }
-    F16 ws = load_number<S>(block + 512 + (g % 2) * kScaleBytes<S>);
+    F16 ws = F::scale_of(panel, g);
+    if constexpr (F::zeros) {
+      I16 z = F::zeros_of(panel, g);
+      for (int c = 0; c < NC; c++)
+        acc[c] = fma(to_float(iadd(dot[c].sum(0), imul(z, iset1(init[c])))), mul(ws, set1(scales[c])), acc[c]);
+    } else {
 #pragma GCC unroll 16
-    for (int c = 0; c < NC; c++) acc[c] = fma(dot[c].finish(init[c]), mul(ws, set1(scales[c])), acc[c]);
-    codes += kGroup * NC;
+      for (int c = 0; c < NC; c++) acc[c] = fma(to_float(dot[c].sum(init[c])), mul(ws, set1(scales[c])), acc[c]);
+    }
+    codes += F::group * NC;
     scales += NC;
     init += NC;
   }
   for (int c = 0; c < NC; c++) result[c] = acc[c];
 }
 
-// float32 activations, quantized weights: per group four running sums (inputs modulo 4) of (code - 7) * x, added as a tree,
+// float32 activations, quantized weights: per group four running sums (inputs modulo 4) of (code - zero) * x, added as a tree,
 // then one multiply-add by the scale.
-template <int NC, Number S>
-static inline void float_tile_q4(const uint8_t* panel, const float* x, int groups, F16* result) {
+template <int NC, class F>
+static inline void float_tile_groups(const uint8_t* panel, const float* x, int groups, int zero_point, F16* result) {
   F16 acc[NC];
   for (int c = 0; c < NC; c++) acc[c] = zero();
-  const F16 seven = set1(7.0f);
+  F16 z = set1((float)zero_point);
   for (int g = 0; g < groups; g++) {
-    const uint8_t* block = panel + (size_t)(g / 2) * kBlockBytes<S>;
-    const uint8_t* lines = block + (g % 2) * 256;
+    const uint8_t* lines = F::codes_of(panel, g);
+    if constexpr (F::zeros) z = to_float(F::zeros_of(panel, g));
     F16 s0[NC], s1[NC], s2[NC], s3[NC];
     for (int c = 0; c < NC; c++) s0[c] = s1[c] = s2[c] = s3[c] = zero();
-    for (int b = 0; b < 8; b++) {
-      B64 line = load_bytes(lines + (b / 2) * 64);
-      B64 quad = b % 2 ? high_nibbles(line) : low_nibbles(line);
-      F16 w0 = sub(byte_to_float<0>(quad), seven), w1 = sub(byte_to_float<1>(quad), seven);
-      F16 w2 = sub(byte_to_float<2>(quad), seven), w3 = sub(byte_to_float<3>(quad), seven);
+    for (int b = 0; b < F::quads; b++) {
+      B64 line = load_bytes(lines + (F::bytes ? b : b / 2) * 64);
+      B64 quad = F::bytes ? line : b % 2 ? high_nibbles(line) : low_nibbles(line);
+      F16 w0 = sub(byte_to_float<0>(quad), z), w1 = sub(byte_to_float<1>(quad), z);
+      F16 w2 = sub(byte_to_float<2>(quad), z), w3 = sub(byte_to_float<3>(quad), z);
 #pragma GCC unroll 4
       for (int c = 0; c < NC; c++) {
         s0[c] = fma(w0, set1(x[c]), s0[c]);
@@ -86,7 +127,7 @@ static inline void float_tile_q4(const uint8_t* panel, const float* x, int group
       }
       x += 4 * NC;
     }
-    F16 ws = load_number<S>(block + 512 + (g % 2) * kScaleBytes<S>);
+    F16 ws = F::scale_of(panel, g);
     for (int c = 0; c < NC; c++) acc[c] = fma(add(add(s0[c], s1[c]), add(s2[c], s3[c])), ws, acc[c]);
   }
   for (int c = 0; c < NC; c++) result[c] = acc[c];
@@ -95,7 +136,7 @@ static inline void float_tile_q4(const uint8_t* panel, const float* x, int group
 // float32 activations, plain weights: four running sums (inputs modulo 4), added as a tree.
 template <int NC, Number S>
 static inline void float_tile_plain(const uint8_t* panel, const float* x, int inputs, F16* result) {
-  constexpr int step = kScaleBytes<S>;
+  constexpr int step = kPanelRows * (S == Number::f32 ? 4 : 2);
   F16 s0[NC], s1[NC], s2[NC], s3[NC];
   for (int c = 0; c < NC; c++) s0[c] = s1[c] = s2[c] = s3[c] = zero();
   for (int k = 0; k < inputs; k += 4) {
@@ -122,7 +163,16 @@ static inline void float_tile_plain(const uint8_t* panel, const float* x, int in
   for (int c = 0; c < NC; c++) result[c] = add(add(s0[c], s1[c]), add(s2[c], s3[c]));
 }
 
-static inline F16 silu(F16 g) { return div(g, add(set1(1.0f), exp(sub(zero(), g)))); }
+static inline F16 activate(F16 x, Activation f) {
+  switch (f) {
+    case Activation::silu: return silu(x);
+    case Activation::gelu: return gelu(x);
+    case Activation::gelu_tanh: return gelu_tanh(x);
+    case Activation::relu: return relu(x);
+    case Activation::relu2: return mul(relu(x), relu(x));
+  }
+  return x;
+}
 
 // Writes rows [row, row + 16) of nc columns. up: the second panel of a gated pair.
 static inline void finish(const Output& out, int row, int column, int nc, const F16* acc, const F16* up) {
@@ -132,7 +182,9 @@ static inline void finish(const Output& out, int row, int column, int nc, const 
   for (int c = 0; c < nc; c++) {
     float* y = out.y + (size_t)(column + c) * out.stride + row;
     F16 value = out.bias ? add(acc[c], bias) : acc[c];
-    if (up) value = mul(silu(value), out.bias ? add(up[c], up_bias) : up[c]);
+    if (up) value = mul(activate(value, out.activation), out.bias ? add(up[c], up_bias) : up[c]);
+    if (out.epilogue == Epilogue::activate) value = activate(value, out.activation);
+    if (out.scale != 1.0f) value = mul(value, set1(out.scale));
     if (n == kPanelRows) {
       if (out.epilogue == Epilogue::add) value = add(load(y), value);
       store(y, value);
@@ -143,17 +195,14 @@ static inline void finish(const Output& out, int row, int column, int nc, const 
   }
 }
 
-template <Number S>
+template <class F>
 static void unpack_panel(const uint8_t* panel, int groups, uint8_t* unpacked) {
-  for (int g = 0; g < groups; g++) {
-    const uint8_t* lines = panel + (size_t)(g / 2) * kBlockBytes<S> + (g % 2) * 256;
-    for (int b = 0; b < 4; b++) {
-      B64 line = load_bytes(lines + b * 64);
-      store_bytes(unpacked + b * 128, low_nibbles(line));
-      store_bytes(unpacked + b * 128 + 64, high_nibbles(line));
+  for (int g = 0; g < groups; g++)
+    for (int b = 0; b < F::lines; b++, unpacked += 128) {
+      B64 line = load_bytes(F::codes_of(panel, g) + b * 64);
+      store_bytes(unpacked, low_nibbles(line));
+      store_bytes(unpacked + 64, high_nibbles(line));
     }
-    unpacked += 512;
-  }
 }
 
 // Calls f(integral_constant) with nc in 1 .. Max as a compile-time value.
@@ -167,16 +216,16 @@ static inline void with_columns(int nc, F&& f) {
   if constexpr (Max > 1) with_columns<Max - 1>(nc, f);
 }
 
-template <Number S>
-static void matmul_int_s(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch) {
+template <class F>
+static void matmul_int_as(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch) {
   const int step = out.epilogue == Epilogue::gated ? 2 : 1;
-  const bool unpacked = x.columns > kIntCols;
-  const size_t codes_per_column = (size_t)x.groups * kGroup;
+  const bool unpacked = !F::bytes && x.columns > kIntCols;
+  const size_t codes_per_column = (size_t)x.groups * F::group;
   for (int p = begin; p < end; p += step) {
     const uint8_t* panel = w.data + (size_t)p * w.panel_bytes;
     if (unpacked)
       for (int i = 0; i < step; i++)
-        unpack_panel<S>(panel + i * w.panel_bytes, x.groups, scratch + i * codes_per_column * kPanelRows);
+        unpack_panel<F>(panel + i * w.panel_bytes, x.groups, scratch + i * codes_per_column * kPanelRows);
     for (int c0 = 0; c0 < x.columns; c0 += kIntCols) {
       int nc = min_int(kIntCols, x.columns - c0);
       const int8_t* codes = x.codes + c0 * codes_per_column;
@@ -187,10 +236,10 @@ static void matmul_int_s(const Panels& w, int begin, int end, const IntTiles& x,
         constexpr int NC = decltype(n)::value;
         for (int i = 0; i < step; i++) {
           if (unpacked)
-            int_tile<NC, S, true>(panel + i * w.panel_bytes, scratch + i * codes_per_column * kPanelRows, codes, scales, init,
-                                  x.groups, acc[i]);
+            int_tile<NC, F, !F::bytes>(panel + i * w.panel_bytes, scratch + i * codes_per_column * kPanelRows, codes, scales, init,
+                                       x.groups, acc[i]);
           else
-            int_tile<NC, S, false>(panel + i * w.panel_bytes, nullptr, codes, scales, init, x.groups, acc[i]);
+            int_tile<NC, F, false>(panel + i * w.panel_bytes, nullptr, codes, scales, init, x.groups, acc[i]);
         }
       });
       finish(out, p / step * kPanelRows, c0, nc, acc[0], step == 2 ? acc[1] : nullptr);
@@ -198,8 +247,9 @@ static void matmul_int_s(const Panels& w, int begin, int end, const IntTiles& x,
   }
 }
 
-template <Number S>
-static void matmul_float_s(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out) {
+// One pass of float32 activations over a panel, of whatever layout F stands for (void: plain values).
+template <class F, Number S>
+static void matmul_float_as(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out) {
   const int step = out.epilogue == Epilogue::gated ? 2 : 1;
   for (int p = begin; p < end; p += step) {
     const uint8_t* panel = w.data + (size_t)p * w.panel_bytes;
@@ -210,10 +260,10 @@ static void matmul_float_s(const Panels& w, int begin, int end, const FloatTiles
       with_columns<kFloatCols>(nc, [&](auto n) {
         constexpr int NC = decltype(n)::value;
         for (int i = 0; i < step; i++) {
-          if (w.quantized)
-            float_tile_q4<NC, S>(panel + i * w.panel_bytes, values, w.groups, acc[i]);
-          else
+          if constexpr (is_void<F>)
             float_tile_plain<NC, S>(panel + i * w.panel_bytes, values, (w.inputs + 3) / 4 * 4, acc[i]);
+          else
+            float_tile_groups<NC, F>(panel + i * w.panel_bytes, values, w.groups, w.zero_point, acc[i]);
         }
       });
       finish(out, p / step * kPanelRows, c0, nc, acc[0], step == 2 ? acc[1] : nullptr);
@@ -221,46 +271,62 @@ static void matmul_float_s(const Panels& w, int begin, int end, const FloatTiles
   }
 }
 
-static void matmul_int(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch) {
+// Calls f(format) for the layout of w. Every layout that pack() can make is here (pack.cpp: check_layout).
+template <class Call>
+static inline void with_format(const Panels& w, Call&& call) {
+  if (w.has_zeros) return call(Format<Number::f16, 4, false, true>{});
+  if (w.code_bits == 8)
+    return w.number == Number::bf16 ? call(Format<Number::bf16, 8, true, false>{}) : call(Format<Number::f16, 8, true, false>{});
+  if (w.group == 40) return call(Format<Number::f16, 5, false, false>{});
   switch (w.number) {
-    case Number::f32: return matmul_int_s<Number::f32>(w, begin, end, x, out, scratch);
-    case Number::f16: return matmul_int_s<Number::f16>(w, begin, end, x, out, scratch);
-    case Number::bf16: return matmul_int_s<Number::bf16>(w, begin, end, x, out, scratch);
-  }
-}
-static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out) {
-  switch (w.number) {
-    case Number::f32: return matmul_float_s<Number::f32>(w, begin, end, x, out);
-    case Number::f16: return matmul_float_s<Number::f16>(w, begin, end, x, out);
-    case Number::bf16: return matmul_float_s<Number::bf16>(w, begin, end, x, out);
+    case Number::f32: return call(Format<Number::f32, 4, false, false>{});
+    case Number::f16: return call(Format<Number::f16, 4, false, false>{});
+    case Number::bf16: return call(Format<Number::bf16, 4, false, false>{});
   }
 }
 
-// Symmetric int8 per 32 inputs: scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
+static void matmul_int(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch) {
+  with_format(w, [&](auto format) { matmul_int_as<decltype(format)>(w, begin, end, x, out, scratch); });
+}
+static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out) {
+  if (w.quantized)
+    return with_format(w, [&](auto format) { matmul_float_as<decltype(format), Number::f32>(w, begin, end, x, out); });
+  switch (w.number) {
+    case Number::f32: return matmul_float_as<void, Number::f32>(w, begin, end, x, out);
+    case Number::f16: return matmul_float_as<void, Number::f16>(w, begin, end, x, out);
+    case Number::bf16: return matmul_float_as<void, Number::bf16>(w, begin, end, x, out);
+  }
+}
+
+// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
 static void quantize_column(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column) {
   const int first = column / kIntCols * kIntCols, w = min_int(kIntCols, tiles.columns - first), c = column - first;
-  int8_t* codes = tiles.codes + (size_t)first * tiles.groups * kGroup + c * 4;
+  const int group = tiles.group;
+  int8_t* codes = tiles.codes + (size_t)first * tiles.groups * group + c * 4;
   float* scales = tiles.scales + (size_t)first * tiles.groups + c;
   int32_t* init = tiles.init + (size_t)first * tiles.groups + c;
+  const F16 lo = set1(-127.0f), hi = set1(127.0f);
   for (int g = 0; g < tiles.groups; g++) {
-    int at = g * kGroup, n = max_int(0, min_int(kGroup, inputs - at));
-    F16 a, b;
-    if (n == kGroup) {
-      a = load(x + at), b = load(x + at + 16);
-    } else {
-      a = load_n(x + at, min_int(16, n)), b = n > 16 ? load_n(x + at + 16, n - 16) : zero();
+    const int n = max_int(0, min_int(group, inputs - g * group));
+    F16 v[3];  // up to 48 inputs
+    F16 top16 = zero();
+    for (int i = 0; i < 3; i++) {
+      const int m = min_int(16, n - 16 * i);
+      v[i] = m == 16 ? load(x + g * group + 16 * i) : m > 0 ? load_n(x + g * group + 16 * i, m) : zero();
+      top16 = max(top16, abs(v[i]));
     }
-    float top = reduce_max(max(abs(a), abs(b)));
-    float inverse = top > 0.0f ? 127.0f / top : 0.0f;
-    const F16 lo = set1(-127.0f), hi = set1(127.0f);
-    I16 qa = round_to_int(min(max(mul(a, set1(inverse)), lo), hi)), qb = round_to_int(min(max(mul(b, set1(inverse)), lo), hi));
-    int8_t q[kGroup];
-    store_i8(q, qa);
-    store_i8(q + 16, qb);
-    for (int i = 0; i < kGroup / 4; i++) __builtin_memcpy(codes + i * 4 * w, q + 4 * i, 4);
+    const float top = reduce_max(top16), inverse = top > 0.0f ? 127.0f / top : 0.0f;
+    int8_t q[48];
+    int32_t sum = 0;
+    for (int i = 0; i < 3; i++) {
+      I16 code = round_to_int(min(max(mul(v[i], set1(inverse)), lo), hi));
+      store_i8(q + 16 * i, code);
+      sum += reduce_add(code);
+    }
+    for (int i = 0; i < group / 4; i++) __builtin_memcpy(codes + i * 4 * w, q + 4 * i, 4);
     *scales = top / 127.0f;
-    *init = -zero_point * (reduce_add(qa) + reduce_add(qb));
-    codes += kGroup * w;
+    *init = -zero_point * sum;
+    codes += group * w;
     scales += w;
     init += w;
   }

@@ -52,6 +52,37 @@ static inline F16 exp(F16 x) {
   p = add(p, set1(1.0f));
   return select_lt(x, lo, zero(), mul(p, pow2(n)));
 }
+
+static inline F16 tanh(F16 x) {  // 1 - 2 / (e^2x + 1)
+  return sub(set1(1.0f), div(set1(2.0f), add(exp(add(x, x)), set1(1.0f))));
+}
+static inline F16 capped(F16 x, float cap) { return mul(tanh(div(x, set1(cap))), set1(cap)); }
+
+// Rational approximation x P(x^2) / Q(x^2) on [-4, 4] (the coefficients that Eigen and XLA use), good to a few ulp.
+static inline F16 erf(F16 x) {
+  F16 c = min(max(x, set1(-4.0f)), set1(4.0f)), z = mul(c, c);
+  F16 p = set1(-2.72614225801306e-10f);
+  p = fma(p, z, set1(2.77068142495902e-08f));
+  p = fma(p, z, set1(-2.10102402082508e-06f));
+  p = fma(p, z, set1(-5.69250639462346e-05f));
+  p = fma(p, z, set1(-7.34990630326855e-04f));
+  p = fma(p, z, set1(-2.95459980854025e-03f));
+  p = fma(p, z, set1(-1.60960333262415e-02f));
+  F16 q = set1(-1.45660718464996e-05f);
+  q = fma(q, z, set1(-2.13374055278905e-04f));
+  q = fma(q, z, set1(-1.68282697438203e-03f));
+  q = fma(q, z, set1(-7.37332916720468e-03f));
+  q = fma(q, z, set1(-1.42647390514189e-02f));
+  return div(mul(c, p), q);
+}
+static inline F16 silu(F16 x) { return div(x, add(set1(1.0f), exp(sub(zero(), x)))); }
+static inline F16 gelu(F16 x) { return mul(mul(set1(0.5f), x), add(set1(1.0f), erf(mul(x, set1(0.70710678f))))); }
+static inline F16 gelu_tanh(F16 x) {  // x / 2 (1 + tanh u) = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+  F16 u = mul(fma(mul(mul(x, x), x), set1(0.044715f), x), set1(-1.59576912f));
+  return div(x, add(set1(1.0f), exp(u)));
+}
+static inline F16 relu(F16 x) { return max(x, zero()); }
+
 static inline float exp_scalar(float x) {
   float t[16];
   store(t, exp(set1(x)));

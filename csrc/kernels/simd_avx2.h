@@ -106,11 +106,36 @@ struct GroupDot {
     a = _mm256_add_epi16(a, _mm256_maddubs_epi16(codes.a, q));
     b = _mm256_add_epi16(b, _mm256_maddubs_epi16(codes.b, q));
   }
-  inline F16 finish(int32_t init) const {
+  inline I16 sum(int32_t init) const {
     __m256i one = _mm256_set1_epi16(1), i = _mm256_set1_epi32(init);
-    return {_mm256_cvtepi32_ps(_mm256_add_epi32(i, _mm256_madd_epi16(a, one))),
-            _mm256_cvtepi32_ps(_mm256_add_epi32(i, _mm256_madd_epi16(b, one)))};
+    return {_mm256_add_epi32(i, _mm256_madd_epi16(a, one)), _mm256_add_epi32(i, _mm256_madd_epi16(b, one))};
   }
 };
+
+// The same for codes up to 255, whose pair sums do not fit int16: everything is widened first.
+struct GroupDotWide {
+  __m256i a, b;  // rows 0, 1, 4, 5 | 2, 3, 6, 7 of each half: the order that hadd leaves
+  inline void start(int32_t) { a = b = _mm256_setzero_si256(); }
+  static inline __m256i half(__m256i codes, __m256i quad) {
+    __m256i lo = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(codes)), quad);
+    __m256i hi = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(codes, 1)), quad);
+    return _mm256_hadd_epi32(lo, hi);
+  }
+  inline void add(B64 codes, const int8_t* quad) {
+    __m256i q = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(*(const int32_t*)quad)));
+    a = _mm256_add_epi32(a, half(codes.a, q));
+    b = _mm256_add_epi32(b, half(codes.b, q));
+  }
+  inline I16 sum(int32_t init) const {
+    __m256i i = _mm256_set1_epi32(init);
+    return {_mm256_add_epi32(i, _mm256_permute4x64_epi64(a, 0xD8)), _mm256_add_epi32(i, _mm256_permute4x64_epi64(b, 0xD8))};
+  }
+};
+
+static inline I16 iadd(I16 x, I16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+static inline I16 imul(I16 x, I16 y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+static inline I16 load_u8(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
+}
 
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

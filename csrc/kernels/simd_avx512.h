@@ -77,7 +77,12 @@ struct GroupDot {
   inline void add(B64 codes, const int8_t* quad) {
     acc = _mm512_dpbusd_epi32(acc, codes.v, _mm512_set1_epi32(*(const int32_t*)quad));
   }
-  inline F16 finish(int32_t) const { return {_mm512_cvtepi32_ps(acc)}; }
+  inline I16 sum(int32_t) const { return {acc}; }
 };
+using GroupDotWide = GroupDot;  // codes up to 255
+
+static inline I16 iadd(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline I16 imul(I16 a, I16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+static inline I16 load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
 
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

@@ -87,8 +87,13 @@ struct GroupDot {
   inline void add(const B64& codes, const int8_t* quad) {
     KQ_EACH for (int j = 0; j < 4; j++) acc[i] += (int32_t)codes.v[4 * i + j] * quad[j];
   }
-  inline F16 finish(int32_t) const { F16 r; KQ_EACH r.v[i] = (float)acc[i]; return r; }
+  inline I16 sum(int32_t) const { I16 r; KQ_EACH r.v[i] = acc[i]; return r; }
 };
+using GroupDotWide = GroupDot;
+
+static inline I16 iadd(I16 x, I16 y) { KQ_EACH x.v[i] += y.v[i]; return x; }
+static inline I16 imul(I16 x, I16 y) { KQ_EACH x.v[i] *= y.v[i]; return x; }
+static inline I16 load_u8(const uint8_t* p) { I16 r; KQ_EACH r.v[i] = p[i]; return r; }
 
 static inline void prefetch(const void*) {}
 #undef KQ_EACH

@@ -1,5 +1,6 @@
-// A decoder as data and weights, and one call that runs a step: token ids in, logits or chosen tokens out.
+// A decoder (or encoder) as data and weights, and one call that runs a step: token ids in, logits or chosen tokens out.
 #pragma once
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -8,22 +9,11 @@
 #include "kernels/kernels.h"
 #include "runtime/arena.h"
 #include "runtime/pack.h"
+#include "runtime/pages.h"
 #include "runtime/sampler.h"
+#include "runtime/spec.h"
 
 namespace kq {
-
-// The native side of models/spec.py. Everything a family may differ in is a field; no family has a name here.
-struct DecoderSpec {
-  int vocab_size = 0, hidden_size = 0, intermediate_size = 0, num_layers = 0;
-  int num_heads = 0, num_kv_heads = 0, head_dim = 0, rope_dim = 0;
-  float norm_eps = 0.0f, attention_scale = 0.0f;
-  std::vector<int> sliding_window;  // per layer, 0: everything
-  bool qk_norm = false;
-
-  int q_size() const { return num_heads * head_dim; }
-  int kv_size() const { return num_kv_heads * head_dim; }
-  int padded_head_dim() const { return (head_dim + 15) / 16 * 16; }
-};
 
 struct Linear {
   Panels panels;
@@ -31,57 +21,39 @@ struct Linear {
   bool present() const { return panels.data != nullptr; }
 };
 
-struct Layer {
-  std::vector<float> attn_norm, mlp_norm, q_norm, k_norm;
-  Linear qkv, o, gate_up, down;
+struct NormWeights {
+  std::vector<float> weight, bias;
+  bool present() const { return !weight.empty(); }
 };
 
-// Token embeddings: rows of a mapped record, or the head's own panels when they are tied.
+// Absent parts are empty. up: a plain MLP's first matrix; gate_up: a gated one's two.
+struct Layer {
+  NormWeights attn_norm, attn_post_norm, mlp_norm, mlp_post_norm;
+  std::vector<float> q_norm, k_norm;
+  Linear qkv, o, gate_up, up, down;
+  Linear router, shared_gate_up, shared_down, shared_gate;
+  std::vector<Linear> experts_gate_up, experts_down;
+};
+
+// Rows looked up by token or position: a mapped record, or the head's own panels when they are tied.
 struct Embedding {
   enum class Source { none, panels, quantized, plain } source = Source::none;
   const Panels* panels = nullptr;
   QuantizedRows quantized{};
   PlainRows plain{};
+  void read(int row, float* y) const;
+  int rows() const;
 };
 
-// Pages of keys and values for all layers. A page holds kPageTokens tokens.
-class PagePool {
- public:
-  PagePool(const DecoderSpec& spec, int num_pages, Number number);
-  ~PagePool();
-  PagePool(const PagePool&) = delete;
-  PagePool& operator=(const PagePool&) = delete;
-
-  int num_pages() const { return num_pages_; }
-  size_t page_bytes() const { return page_bytes_; }
-  Number number() const { return number_; }
-  KvHead head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const;
-
- private:
-  uint8_t* base_ = nullptr;
-  size_t size_ = 0, page_bytes_ = 0, key_bytes_ = 0, value_bytes_ = 0;
-  int num_pages_;
-  Number number_;
-};
-
-struct Sequence {
-  std::vector<int32_t> pages;
-  int length = 0;  // tokens whose keys and values are in the pages
-  std::unique_ptr<Sampler> sampler;
-  // Frequencies for a rope that depends on the sequence's length; empty: the model's own.
-  std::vector<float> inverse_frequencies;
-  float rope_factor = 1.0f;
-};
-
-enum class StepOutput : int { none = 0, sample = 1, last = 2, all = 3 };
+enum class StepOutput : int { none = 0, sample = 1, last = 2, all = 3, hidden = 4 };
 
 struct StepInput {
   Sequence* sequence;
   const int32_t* tokens;
   int count;
   StepOutput output;
-  Choice choice;     // filled for `sample`
-  int first_row = 0, num_rows = 0;  // rows of the logits that belong to this input
+  Choice choice{};                  // filled for `sample`
+  int first_row = 0, num_rows = 0;  // rows of the results that belong to this input
 };
 
 class Model {
@@ -95,64 +67,91 @@ class Model {
   size_t panel_bytes() const;
   bool has_quantized_layers() const;
 
-  // Roles as in models/spec.py. Throws std::invalid_argument for an unknown role.
+  // Roles as in models/spec.py; expert: -1, or which of a layer's experts. Throw std::invalid_argument for an unknown role.
   std::vector<float>& vector_role(const std::string& role, int layer);
-  Linear& linear_role(const std::string& role, int layer);
-  Embedding& embedding() { return embedding_; }
-  // Default rope: inverse frequencies (rope_dim / 2) and the factor on cosines and sines.
-  void set_rope(std::vector<float> inverse_frequencies, float factor);
+  Linear& linear_role(const std::string& role, int layer, int expert);
+  Embedding& embedding_role(const std::string& role);
+  // Rope `index`: inverse frequencies (rope_dim / 2) and the factor on cosines and sines.
+  void set_rope(int index, std::vector<float> inverse_frequencies, float factor);
   // Throws std::invalid_argument that names the first missing or misshapen weight.
-  void check();
+  void check() const;
 
-  static int logits_rows(std::vector<StepInput>& inputs);
-  // logits: (logits_rows, vocab_size), written for every input whose output is not `none`.
-  void step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* logits);
+  // Numbers the result rows of the inputs and returns how many there are.
+  static int result_rows(std::vector<StepInput>& inputs);
+  // results: (result_rows, vocab_size) logits, or (result_rows, hidden_size) final hidden states when the inputs ask for
+  // `hidden` (all of them or none).
+  void step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results);
 
  private:
   struct Token {
     int input, position;
-    const float *cos, *sin;
+    const float* own_rope;  // this sequence's own cosines and sines, or null
   };
   struct Task {  // query tokens [first, first + count) of one input against one kv head
     int input, first, count, kv_head;
   };
-  struct Activations {  // one matrix of columns, quantized or not
+  struct Rope {
+    std::vector<float> frequencies, table;  // table: [position][cos half, sin half]
+    float factor = 1.0f;
+    int positions = 0;
+  };
+  struct Activations {  // a matrix of columns, quantized or not
     IntTiles ints{};
     FloatTiles floats{};
     bool int8 = false;
   };
-  struct ThreadState {
-    Scratch norm, codes, scales, init, floats, unpacked, attention, queries;
+  struct Buffers {  // memory of one Activations
+    Scratch codes, scales, init, floats;
   };
+  struct ThreadState {
+    Buffers column;
+    Scratch norm, unpacked, attention, queries;
+  };
+  struct Routing;  // which columns go to which expert
   struct StepState;
 
-  void run_layers(int thread, StepState& s);
-  void attention(int thread, StepState& s, int layer, Claims* claims);
-  void attend(int thread, StepState& s, int layer, const Task& task, bool rotate);
-  void rotate_and_store(StepState& s, int layer, int token, int kv_head, bool queries);
-  void prepare_rope(StepState& s);
-  Activations shape(const Linear& linear, int columns, bool int8, Scratch& codes, Scratch& scales, Scratch& init, Scratch& floats);
-  void fill(const Activations& a, const Linear& linear, const float* x, int column);
-  void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims);
-  // x -> (norm ->) activations -> panels, one of the four products of a layer.
-  void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const float* norm,
+  // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims.
+  void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
                const Output& out, Claims* claims);
+  void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims);
+  void multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out);
+  Activations shape(const Linear& linear, int columns, bool int8, Buffers& buffers) const;
+  Activations part(const Activations& whole, int first, int count) const;
+  void fill(const Activations& a, const Linear& linear, const float* x, int column) const;
+  void normalize(const NormWeights& norm, const float* x, float* y, int n) const;
+  Output output(const Linear& linear, float* y, size_t stride, int rows, Epilogue epilogue, float scale = 1.0f) const;
+  template <class F>
+  void each_column(StepState& s, Claims& claims, F f);  // f(column) on all threads; ends with a barrier
+
+  void embed(StepState& s, int column);
+  void run_layers(int thread, StepState& s);
+  void attention_block(int thread, StepState& s, int layer, Claims* claims);
+  void mlp_block(int thread, StepState& s, int layer, Claims* claims);
+  void experts(int thread, StepState& s, const Layer& layer, float* y, float scale, bool add, Claims* claims);
+  void route(StepState& s, int column);
+  void group_by_expert(StepState& s);
+  void attend_all(int thread, StepState& s, int layer, Claims* claims);
+  void attend(int thread, StepState& s, int layer, const Task& task, bool rotate);
+  void rotate_and_store(StepState& s, int layer, int column, int kv_head);
+  void finish_results(int thread, StepState& s, Claims* claims);
+
+  void plan_step(StepState& s);
+  void prepare_rope(StepState& s);
+  void size_buffers(StepState& s);
 
   DecoderSpec spec_;
   const Kernels& kernels_;
   ThreadPool pool_;
   Arena arena_;
   std::vector<Layer> layers_;
-  std::vector<float> final_norm_;
+  NormWeights embed_norm_, final_norm_;
   Linear head_;
-  Embedding embedding_;
-  std::vector<float> frequencies_;
-  float rope_factor_ = 1.0f;
-  std::vector<float> rope_table_;  // [position][cos half, sin half]
-  int rope_positions_ = 0;
+  Embedding embedding_, positions_, token_types_;
+  std::vector<Rope> ropes_;
 
   std::vector<std::unique_ptr<ThreadState>> thread_states_;
-  Scratch x_, qkv_, attended_, hidden_, head_in_, rope_rows_, codes_, scales_, init_, floats_;
+  Buffers columns_, expert_columns_;
+  Scratch x_, qkv_, attended_, hidden_, sub_, head_in_, rope_rows_, router_, expert_hidden_, expert_out_, shared_out_;
   std::unique_ptr<Claims[]> claims_;
   int num_claims_ = 0;
 };

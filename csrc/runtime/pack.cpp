@@ -2,7 +2,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace kq {
@@ -56,123 +59,186 @@ void panel_rows(const Panels& p, int panel, int* first, int* count) {
   } else {
     *first = panel * kPanelRows;
   }
-  *count = limit - *first < kPanelRows ? limit - *first : kPanelRows;
+  *count = std::min(limit - *first, kPanelRows);
 }
 
-// Word of eight codes (first in the low bits) -> four bytes, code j below code j + 4.
+// Word of eight 4-bit codes (first in the low bits) -> four bytes, code j below code j + 4.
 inline uint32_t spread(uint32_t half) {
   half = (half | (half << 8)) & 0x00FF00FFu;
   return (half | (half << 4)) & 0x0F0F0F0Fu;
 }
 inline uint32_t to_line(uint32_t word) { return spread(word & 0xFFFFu) | (spread(word >> 16) << 4); }
 
-void pack_panel(const QuantizedRows& s, int first, int count, size_t number_size, uint8_t* panel, uint32_t* lines) {
-  const size_t block = 512 + 2 * kPanelRows * number_size;
-  const int groups = s.words / 4;
-  for (int r = 0; r < count; r++) {
-    const uint32_t* words = s.codes + (size_t)(first + r) * s.words;
-    for (int w = 0; w < s.words; w++) {
-      uint32_t word;
-      std::memcpy(&word, words + w, 4);  // records need not be aligned
-      lines[w] = to_line(word);
+uint32_t word_at(const uint8_t* p, size_t i) {  // records need not be aligned
+  uint32_t word;
+  std::memcpy(&word, p + 4 * i, 4);
+  return word;
+}
+
+// AWQ: output column j stands in 4-bit slot (j % 8) % 2 * 4 + (j % 8) / 2 of word j / 8.
+int awq_slot(int column) { return column % 2 * 4 + column % 8 / 2; }
+
+int code_at(const QuantizedRows& s, int row, int input) {
+  if (s.layout == CodeLayout::awq)
+    return word_at(s.codes, (size_t)input * (s.rows / 8) + row / 8) >> (4 * awq_slot(row)) & 15;
+  const int per_word = s.codes_per_word(), word = input / per_word;
+  const size_t at = s.layout == CodeLayout::rows ? (size_t)row * s.words() + word : (size_t)word * s.rows + row;
+  return word_at(s.codes, at) >> (s.bits * (input % per_word)) & ((1 << s.bits) - 1);
+}
+const uint8_t* scale_at(const QuantizedRows& s, int row, int group) {
+  const size_t at = s.layout == CodeLayout::rows ? (size_t)row * s.groups() + group : (size_t)group * s.rows + row;
+  return s.scales + at * size_of(s.scale_number);
+}
+int zero_at(const QuantizedRows& s, int row, int group) {
+  if (!s.zeros) return s.zero_point();
+  return word_at(s.zeros, (size_t)group * (s.rows / 8) + row / 8) >> (4 * awq_slot(row)) & 15;
+}
+
+// Writes one row of a source into row r of a panel. The panel's groups may be finer than the source's (AWQ: 32 of 128).
+void pack_row(const QuantizedRows& s, int row, const Panels& p, uint8_t* panel, int r) {
+  const size_t block = p.block_bytes(), number_size = size_of(p.number);
+  const int code_bytes = p.lines() * 64, inputs_per_line = p.code_bits == 8 ? 4 : 8;
+  // Where the line that holds a group's inputs from `in` on keeps row r.
+  auto line = [&](int g, int in) {
+    return panel + (size_t)(g / 2) * block + (size_t)(g % 2) * code_bytes + (size_t)(in / inputs_per_line) * 64 + r * 4;
+  };
+  if (s.layout != CodeLayout::awq && s.bits != 3) {  // a word is a line
+    const size_t step = s.layout == CodeLayout::rows ? 1 : s.rows;
+    size_t at = s.layout == CodeLayout::rows ? (size_t)row * s.words() : row;
+    for (int g = 0; g < s.groups(); g++)
+      for (int in = 0; in < p.group; in += inputs_per_line, at += step) {
+        const uint32_t word = word_at(s.codes, at), packed = s.bits == 8 ? word : to_line(word);
+        std::memcpy(line(g, in), &packed, 4);
+      }
+  } else {
+    for (int k = 0; k < s.inputs; k++) {
+      uint8_t* byte = line(k / p.group, k % p.group) + k % 4;
+      const int code = code_at(s, row, k);
+      *byte = (uint8_t)(*byte | (k % p.group % 8 < 4 ? code : code << 4));
     }
-    for (int w = 0; w < s.words; w++)
-      std::memcpy(panel + (size_t)(w / 8) * block + (w % 8) * 64 + r * 4, lines + w, 4);
-    const uint8_t* scales = s.scales + (size_t)(first + r) * groups * number_size;
-    for (int g = 0; g < groups; g++)
-      std::memcpy(panel + (size_t)(g / 2) * block + 512 + ((g % 2) * kPanelRows + r) * number_size, scales + g * number_size,
-                  number_size);
+  }
+  const int finer = s.group / p.group, groups = (s.inputs + p.group - 1) / p.group;
+  for (int g = 0; g < groups; g++) {
+    uint8_t* numbers = panel + (size_t)(g / 2) * block + 2 * code_bytes;
+    std::memcpy(numbers + ((g % 2) * kPanelRows + r) * number_size, scale_at(s, row, g / finer), number_size);
+    if (p.has_zeros) numbers[2 * p.scale_bytes() + (g % 2) * kPanelRows + r] = (uint8_t)zero_at(s, row, g / finer);
   }
 }
 
 template <class T>
-void pack_plain_panel(const PlainRows& s, int first, int count, uint8_t* panel) {
-  constexpr int kTile = 32;  // inputs at a time, so that both sides stay in the first-level cache
-  for (int k0 = 0; k0 < s.inputs; k0 += kTile) {
-    int k1 = k0 + kTile < s.inputs ? k0 + kTile : s.inputs;
-    for (int r = 0; r < count; r++) {
-      const uint8_t* row = s.values + (size_t)(first + r) * s.inputs * sizeof(T);
-      for (int k = k0; k < k1; k++)
-        std::memcpy(panel + ((size_t)k * kPanelRows + r) * sizeof(T), row + k * sizeof(T), sizeof(T));
-    }
-  }
+void pack_plain_row(const PlainRows& s, int row, uint8_t* panel, int r) {
+  const uint8_t* source = s.values + (size_t)row * s.inputs * sizeof(T);
+  for (int k = 0; k < s.inputs; k++) std::memcpy(panel + ((size_t)k * kPanelRows + r) * sizeof(T), source + k * sizeof(T), sizeof(T));
 }
 
-// Runs body(panel) over all panels on the pool, then lets go of the source behind each claimed run.
-template <class Body, class Release>
-void over_panels(const Panels& p, ThreadPool& pool, Body body, Release release) {
+// Lets go of rows [first, last) of one part.
+void release_rows(const QuantizedRows& s, int first, int last) {
+  if (s.layout != CodeLayout::rows) return;  // a transposed record is needed until its last row
+  const size_t row_bytes = (size_t)s.words() * 4, scale_bytes = (size_t)s.groups() * size_of(s.scale_number);
+  release_range(s.codes + first * row_bytes, s.codes + last * row_bytes);
+  release_range(s.scales + first * scale_bytes, s.scales + last * scale_bytes);
+}
+void release_rows(const PlainRows& s, int first, int last) {
+  const size_t row_bytes = (size_t)s.inputs * size_of(s.number);
+  release_range(s.values + first * row_bytes, s.values + last * row_bytes);
+}
+
+// Fills all panels from the stacked parts on the pool: write(part, row of the part, panel memory, row of the panel).
+template <class Part, class Write>
+void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base, bool release, ThreadPool& pool, Write write) {
+  // Calls visit(part, first row in it, last row in it, offset in the run) for every part that rows [first, first + count) touch.
+  auto over_parts = [&](int first, int count, auto visit) {
+    int start = 0;
+    for (const Part& part : parts) {
+      const int from = std::max(first, start), to = std::min(first + count, start + part.rows);
+      if (from < to) visit(part, from - start, to - start, from - first);
+      start += part.rows;
+    }
+  };
   Claims claims;
-  const int chunk = 1 + (int)((1 << 20) / (p.panel_bytes + 1));
+  const int chunk = (1 + (int)((1 << 20) / (p.panel_bytes + 1)) + 1) / 2 * 2;  // pairs of gated panels stay together
   pool.run([&](int) {
     int begin, end;
     while (claims.take(p.num_panels, chunk, &begin, &end)) {
-      for (int i = begin; i < end; i++) body(i);
-      release(begin, end);
+      for (int i = begin; i < end; i++) {
+        int first, count;
+        panel_rows(p, i, &first, &count);
+        over_parts(first, count, [&](const Part& part, int from, int to, int at) {
+          for (int row = from; row < to; row++) write(part, row, base + (size_t)i * p.panel_bytes, at + row - from);
+        });
+      }
+      if (!release) continue;
+      for (int half = 0; half < (p.interleaved ? 2 : 1); half++) {
+        int first, count, last, last_count;
+        const int low = p.interleaved ? begin + half : begin, high = p.interleaved ? end - 2 + half : end - 1;
+        panel_rows(p, low, &first, &count);
+        panel_rows(p, high, &last, &last_count);
+        over_parts(first, last + last_count - first, [&](const Part& part, int from, int to, int) { release_rows(part, from, to); });
+      }
     }
   });
 }
+
+template <class Part>
+int stacked_rows(const std::vector<Part>& parts, bool gated) {
+  if (parts.empty()) throw std::invalid_argument("no parts to stack");
+  int rows = 0;
+  for (const Part& part : parts) {
+    if (part.inputs != parts[0].inputs) throw std::invalid_argument("stacked parts differ in their inputs");
+    rows += part.rows;
+  }
+  if (gated && rows % 2) throw std::invalid_argument("a gated matrix has an odd number of rows");
+  return rows;
+}
+
+// The layouts that matmul.h's with_format knows.
+void check_layout(const Panels& p) {
+  const bool half = p.number != Number::f32;
+  if (p.has_zeros ? p.number == Number::f16 && p.code_bits == 4 && p.group == 32
+                  : (p.code_bits == 4 && p.group == 32) || (p.code_bits == 4 && p.group == 40 && p.number == Number::f16) ||
+                        (p.code_bits == 8 && p.group == 32 && half))
+    return;
+  throw std::invalid_argument("no kernel runs " + std::to_string(p.code_bits) + "-bit codes in groups of " + std::to_string(p.group) +
+                              " with scales of this dtype");
+}
 }  // namespace
 
-Panels pack(const QuantizedRows& s, bool gated, bool release, Arena& arena, ThreadPool& pool) {
-  Panels p = shape_of(s.rows, s.inputs, gated);
-  const size_t number_size = size_of(s.scale_number);
+Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool) {
+  Panels p = shape_of(stacked_rows(parts, gated), parts[0].inputs, gated);
+  const QuantizedRows& first = parts[0];
+  for (const QuantizedRows& part : parts)
+    if (part.bits != first.bits || part.group != first.group || part.scale_number != first.scale_number ||
+        (part.zeros != nullptr) != (first.zeros != nullptr))
+      throw std::invalid_argument("stacked parts differ in their quantization");
   p.quantized = true;
-  p.number = s.scale_number;
-  p.groups = (s.words / 4 + 1) / 2 * 2;
-  p.panel_bytes = (size_t)(p.groups / 2) * (512 + 2 * kPanelRows * number_size);
+  p.number = first.scale_number;
+  p.has_zeros = first.zeros != nullptr;
+  p.code_bits = first.bits == 8 ? 8 : 4;
+  p.zero_point = p.has_zeros ? 1 : first.zero_point();  // with zeros the sums of codes are wanted as they are
+  p.group = first.group % kGroup == 0 ? kGroup : first.group;
+  p.groups = ((p.inputs + p.group - 1) / p.group + 1) / 2 * 2;
+  check_layout(p);
+  p.panel_bytes = (size_t)(p.groups / 2) * p.block_bytes();
   uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
   p.data = base;
-  const size_t row_bytes = (size_t)s.words * 4, scale_bytes = (size_t)(s.words / 4) * number_size;
-  over_panels(
-      p, pool,
-      [&](int i) {
-        thread_local std::vector<uint32_t> lines;
-        lines.resize(s.words);
-        int first, count;
-        panel_rows(p, i, &first, &count);
-        pack_panel(s, first, count, number_size, base + (size_t)i * p.panel_bytes, lines.data());
-      },
-      [&](int begin, int end) {
-        if (!release) return;
-        for (int half = 0; half < (gated ? 2 : 1); half++) {
-          int first, last, count;
-          panel_rows(p, gated ? begin / 2 * 2 + half : begin, &first, &count);
-          panel_rows(p, gated ? (end - 1) / 2 * 2 + half : end - 1, &last, &count);
-          last += count;
-          release_range((const uint8_t*)s.codes + first * row_bytes, (const uint8_t*)s.codes + last * row_bytes);
-          release_range(s.scales + first * scale_bytes, s.scales + last * scale_bytes);
-        }
-      });
+  fill_panels(parts, p, base, release, pool,
+              [&](const QuantizedRows& part, int row, uint8_t* panel, int r) { pack_row(part, row, p, panel, r); });
   return p;
 }
 
-Panels pack(const PlainRows& s, bool gated, bool release, Arena& arena, ThreadPool& pool) {
-  Panels p = shape_of(s.rows, s.inputs, gated);
-  const size_t size = size_of(s.number);
-  p.number = s.number;
-  p.groups = ((s.inputs + kGroup - 1) / kGroup + 1) / 2 * 2;
-  p.panel_bytes = (size_t)((s.inputs + 3) / 4 * 4) * kPanelRows * size;
+Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool) {
+  Panels p = shape_of(stacked_rows(parts, gated), parts[0].inputs, gated);
+  for (const PlainRows& part : parts)
+    if (part.number != parts[0].number) throw std::invalid_argument("stacked parts differ in their dtype");
+  p.number = parts[0].number;
+  p.groups = ((p.inputs + kGroup - 1) / kGroup + 1) / 2 * 2;
+  p.panel_bytes = (size_t)((p.inputs + 3) / 4 * 4) * kPanelRows * size_of(p.number);
   uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
   p.data = base;
-  over_panels(
-      p, pool,
-      [&](int i) {
-        int first, count;
-        panel_rows(p, i, &first, &count);
-        if (size == 4)
-          pack_plain_panel<uint32_t>(s, first, count, base + (size_t)i * p.panel_bytes);
-        else
-          pack_plain_panel<uint16_t>(s, first, count, base + (size_t)i * p.panel_bytes);
-      },
-      [&](int begin, int end) {
-        if (!release) return;
-        for (int half = 0; half < (gated ? 2 : 1); half++) {
-          int first, last, count;
-          panel_rows(p, gated ? begin / 2 * 2 + half : begin, &first, &count);
-          panel_rows(p, gated ? (end - 1) / 2 * 2 + half : end - 1, &last, &count);
-          release_range(s.values + (size_t)first * s.inputs * size, s.values + (size_t)(last + count) * s.inputs * size);
-        }
-      });
+  const bool wide = size_of(p.number) == 4;
+  fill_panels(parts, p, base, release, pool, [&](const PlainRows& part, int row, uint8_t* panel, int r) {
+    wide ? pack_plain_row<uint32_t>(part, row, panel, r) : pack_plain_row<uint16_t>(part, row, panel, r);
+  });
   return p;
 }
 
@@ -184,23 +250,28 @@ void read_row(const Panels& p, int row, float* y) {
     for (int k = 0; k < p.inputs; k++) y[k] = widen(panel + ((size_t)k * kPanelRows + r) * size, p.number);
     return;
   }
-  const size_t block = 512 + 2 * kPanelRows * size;
-  for (int k = 0; k < p.inputs; k++) {
-    int g = k / kGroup, in = k % kGroup;
+  const size_t block = p.block_bytes(), code_bytes = (size_t)p.lines() * 64;
+  for (int g = 0; g * p.group < p.inputs; g++) {
     const uint8_t* b = panel + (size_t)(g / 2) * block;
-    int byte = b[(g % 2) * 256 + (in / 8) * 64 + r * 4 + in % 4];
-    int code = in % 8 < 4 ? byte & 15 : byte >> 4;
-    y[k] = (float)(code - 7) * widen(b + 512 + ((g % 2) * kPanelRows + r) * size, p.number);
+    const float scale = widen(b + 2 * code_bytes + ((g % 2) * kPanelRows + r) * size, p.number);
+    const int zero = p.has_zeros ? b[2 * code_bytes + 2 * p.scale_bytes() + (g % 2) * kPanelRows + r] : p.zero_point;
+    const uint8_t* codes = b + (g % 2) * code_bytes + r * 4;
+    for (int in = 0, n = std::min(p.group, p.inputs - g * p.group); in < n; in++) {
+      int code;
+      if (p.code_bits == 8)
+        code = codes[(in / 4) * 64 + in % 4];
+      else
+        code = in % 8 < 4 ? codes[(in / 8) * 64 + in % 4] & 15 : codes[(in / 8) * 64 + in % 4] >> 4;
+      y[g * p.group + in] = (float)(code - zero) * scale;
+    }
   }
 }
 
 void read_row(const QuantizedRows& s, int row, float* y) {
-  const size_t size = size_of(s.scale_number);
-  for (int k = 0; k < s.inputs; k++) {
-    uint32_t word;
-    std::memcpy(&word, s.codes + (size_t)row * s.words + k / 8, 4);
-    int code = (word >> (4 * (k % 8))) & 15;
-    y[k] = (float)(code - 7) * widen(s.scales + ((size_t)row * (s.words / 4) + k / kGroup) * size, s.scale_number);
+  for (int g = 0; g < s.groups(); g++) {
+    const float scale = widen(scale_at(s, row, g), s.scale_number);
+    const int zero = zero_at(s, row, g), end = std::min(s.inputs, (g + 1) * s.group);
+    for (int k = g * s.group; k < end; k++) y[k] = (float)(code_at(s, row, k) - zero) * scale;
   }
 }
 

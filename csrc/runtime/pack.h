@@ -1,17 +1,34 @@
-// From a tensor cache's row-major records to panels (layout: kernels/kernels.h).
+// From a tensor cache's records to panels (layout: kernels/kernels.h).
 #pragma once
+#include <vector>
+
 #include "cpu/thread_pool.h"
 #include "kernels/kernels.h"
 #include "runtime/arena.h"
 
 namespace kq {
 
-// A group-quantized matrix as stored: codes (rows, words) uint32, eight 4-bit codes a word; scales (rows, words / 4).
+// How the codes of a record are laid out.
+enum class CodeLayout : int {
+  rows = 0,     // (rows, words): 32-bit words of 8 (4-bit), 10 (3-bit) or 4 (8-bit) codes, the first in the low bits; scales (rows, groups)
+  columns = 1,  // the transpose: words (words, rows), scales (groups, rows)
+  awq = 2,      // (inputs, rows / 8): AWQ's order of nibbles; zeros (inputs / 128, rows / 8), scales (inputs / 128, rows)
+};
+
+// A group-quantized matrix as stored: value = (code - zero point) * scale.
 struct QuantizedRows {
-  const uint32_t* codes;
+  const uint8_t* codes;
   const uint8_t* scales;
   Number scale_number;
-  int rows, inputs, words;
+  int rows, inputs;
+  int bits = 4, group = kGroup;
+  CodeLayout layout = CodeLayout::rows;
+  const uint8_t* zeros = nullptr;  // awq only
+
+  int groups() const { return (inputs + group - 1) / group; }
+  int codes_per_word() const { return 32 / bits; }
+  int words() const { return groups() * group / codes_per_word(); }
+  int zero_point() const { return (1 << (bits - 1)) - 1; }
 };
 // A plain matrix as stored: (rows, inputs).
 struct PlainRows {
@@ -20,12 +37,13 @@ struct PlainRows {
   int rows, inputs;
 };
 
-// gated: rows are two stacked halves (gate, up) whose panels alternate. release: source pages are given back to the
-// system as they are consumed (they must be a read-only file mapping).
-Panels pack(const QuantizedRows& source, bool gated, bool release, Arena& arena, ThreadPool& pool);
-Panels pack(const PlainRows& source, bool gated, bool release, Arena& arena, ThreadPool& pool);
+// Parts are stacked along the rows. gated: the rows are two halves (gate, up) whose panels alternate. release: source pages
+// are given back to the system as they are consumed (they must be a read-only file mapping). Throws std::invalid_argument
+// when the parts do not fit together or no kernel knows their layout.
+Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool);
+Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool);
 
-// One row of a matrix, as float32: exact products (code - 7) * scale.
+// One row of a matrix, as float32: exact products (code - zero point) * scale.
 void read_row(const Panels& panels, int row, float* y);
 void read_row(const QuantizedRows& source, int row, float* y);
 void read_row(const PlainRows& source, int row, float* y);

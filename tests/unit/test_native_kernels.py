@@ -1,10 +1,12 @@
 """Every kernel against a plain numpy twin, and bit for bit across the instruction sets this machine has.
 
-The numpy twins are written from the definitions in csrc/kernels/*.h. They cannot fuse multiply-adds, so they are compared with a
-tolerance of a few float32 roundings; between instruction sets there is none.
+The numpy twins are written from the definitions in csrc/kernels/*.h. They cannot fuse multiply-adds, so they
+are compared with a tolerance of a few float32 roundings; between instruction sets there is none.
 """
 
 from __future__ import annotations
+
+import math
 
 import ml_dtypes
 import numpy as np
@@ -39,13 +41,16 @@ def random_groups(rows: int, inputs: int, dtype: str):
     return words, scales, weight
 
 
-def int8_twin(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (columns, padded) and scales (columns, groups): scale = max|x| / 127, code = round half even(x * (127 / max|x|))."""
+def int8_twin(x: np.ndarray, group: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (columns, padded) and scales (columns, groups).
+
+    scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
+    """
     columns, inputs = x.shape
-    groups = -(-inputs // 32)
-    padded = np.zeros((columns, groups * 32), np.float32)
+    groups = -(-inputs // group)
+    padded = np.zeros((columns, groups * group), np.float32)
     padded[:, :inputs] = x
-    padded = padded.reshape(columns, groups, 32)
+    padded = padded.reshape(columns, groups, group)
     top = np.abs(padded).max(-1)
     with np.errstate(divide="ignore"):
         inverse = np.where(top > 0, np.float32(127) / top, np.float32(0)).astype(np.float32)
@@ -217,3 +222,137 @@ def test_float16_keys_saturate_instead_of_overflowing():
     v = np.full((3, 16), -1e6, np.float32)
     got = on_every_isa(lambda isa: K.attend(isa, np.full((1, 16), 1e-3, np.float32), k, v, [0], [2], "float16"))
     assert np.array_equal(got, np.full((1, 16), -65504.0, np.float32))
+
+
+# ---------------------------------------------------------------- layouts beyond 4-bit groups of 32
+
+
+def random_codes(rows: int, inputs: int, bits: int, group: int, dtype: str):
+    """Words (eight, ten or four codes each), scales, and the weights they stand for."""
+    groups, per_word = -(-inputs // group), 32 // bits
+    codes = RNG.integers(0, 2**bits, (rows, groups * group), dtype=np.uint32)
+    shifts = bits * np.arange(per_word, dtype=np.uint32)
+    words = (codes.reshape(rows, -1, per_word) << shifts).sum(-1, dtype=np.uint32)
+    scales = (RNG.standard_normal((rows, groups)) * 0.05).astype(DTYPES[dtype])
+    zero = 2 ** (bits - 1) - 1
+    weight = (codes.astype(np.float64) - zero) * np.repeat(scales.astype(np.float64), group, 1)
+    return words, scales, weight[:, :inputs]
+
+
+def random_awq(rows: int, inputs: int, group: int):
+    """AWQ's tensors: output j stands in slot (j % 8) % 2 * 4 + (j % 8) // 2 of word j // 8."""
+    groups = -(-inputs // group)
+    codes, zeros = (RNG.integers(0, 16, (n, rows), dtype=np.uint32) for n in (inputs, groups))
+    scales = (RNG.standard_normal((groups, rows)) * 0.05).astype(np.float16)
+    slots = np.array([(j % 2) * 4 + j // 2 for j in range(8)], dtype=np.uint32)
+
+    def pack(array):
+        return (array.reshape(len(array), -1, 8) << (4 * slots)).sum(-1, dtype=np.uint32)
+
+    weight = (codes.astype(np.float64) - np.repeat(zeros, group, 0)[:inputs]) * np.repeat(
+        scales.astype(np.float64), group, 0)[:inputs]
+    return pack(codes), pack(zeros), scales, weight.T
+
+
+def check_product(weight, x, got, activations, group):
+    if activations == "int8":
+        codes, scales = int8_twin(x, group)
+        x = codes[:, : x.shape[1]].astype(np.float64) * np.repeat(scales.astype(np.float64), group, 1)[:, : x.shape[1]]
+    x = x.astype(np.float64)
+    bound = 2e-6 * (np.abs(x) @ np.abs(weight).T) + 1e-30
+    assert (np.abs(got - x @ weight.T) <= bound).all()
+
+
+@pytest.mark.parametrize(("bits", "group", "dtype"), [(3, 40, "float16"), (8, 32, "float16"), (8, 32, "bfloat16")])
+@pytest.mark.parametrize(("rows", "inputs"), [(1, 8), (17, 33), (40, 101), (33, 160)])
+@pytest.mark.parametrize("columns", [1, 3, 12, 27])
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_other_code_widths(bits, group, dtype, rows, inputs, columns, activations):
+    words, scales, weight = random_codes(rows, inputs, bits, group, dtype)
+    x = RNG.standard_normal((columns, inputs)).astype(np.float32)
+    got = on_every_isa(lambda isa: K.matmul(
+        isa, raw(words), raw(scales), dtype, rows, x, activations, bits=bits, group=group))
+    check_product(weight, x, got, activations, group)
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(8, 128), (24, 256), (40, 200)])
+@pytest.mark.parametrize("columns", [1, 5, 13])
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_zero_points_of_every_group(rows, inputs, columns, activations):
+    words, zeros, scales, weight = random_awq(rows, inputs, 128)
+    x = RNG.standard_normal((columns, inputs)).astype(np.float32)
+    got = on_every_isa(lambda isa: K.matmul(
+        isa, raw(words), raw(scales), "float16", rows, x, activations, zeros=raw(zeros), group=128))
+    check_product(weight, x, got, activations, 32)
+
+
+def test_layouts_without_a_kernel_are_refused():
+    words, scales, _ = random_codes(16, 40, 3, 40, "bfloat16")
+    with pytest.raises(ValueError, match="no kernel runs 4-bit codes in groups of 40"):
+        K.matmul(ISAS[0], raw(words), raw(scales), "bfloat16", 16, np.zeros((1, 40), np.float32), bits=3, group=40)
+
+
+# ---------------------------------------------------------------- what families differ in
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 72, 768])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_layer_norm(n, with_bias):
+    x = (RNG.standard_normal(n) + 3).astype(np.float32)
+    weight, bias = RNG.standard_normal(n).astype(np.float32), RNG.standard_normal(n).astype(np.float32)
+    got = on_every_isa(lambda isa: K.layer_norm(isa, x, weight, bias if with_bias else None, 1e-5))
+    wide = x.astype(np.float64)
+    want = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5) * weight + (bias if with_bias else 0)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("half", [1, 6, 16, 33])
+def test_interleaved_rope(half):
+    x, angle = RNG.standard_normal(2 * half).astype(np.float32), RNG.standard_normal(half)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    got = on_every_isa(lambda isa: K.rope(isa, x, cos, sin, True))
+    a, b = x[::2], x[1::2]
+    assert np.array_equal(got, np.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(-1))
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "relu", "relu2"])
+def test_activations(name):
+    x = np.concatenate([np.linspace(-12, 12, 401), [0.0, -100.0, 100.0]]).astype(np.float32)[:, None]
+    one = np.ones((1, 1), np.float32)
+    got = on_every_isa(lambda isa: K.matmul(
+        isa, raw(one), None, "float32", 1, x, "float32", "activate", activation=name))[:, 0]
+    wide = x[:, 0].astype(np.float64)
+    erf = np.vectorize(math.erf)
+    want = {
+        "silu": lambda: wide / (1 + np.exp(-wide)),
+        "gelu": lambda: wide / 2 * (1 + erf(wide / np.sqrt(2))),
+        "gelu_tanh": lambda: wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))),
+        "relu": lambda: np.maximum(wide, 0),
+        "relu2": lambda: np.maximum(wide, 0) ** 2,
+    }[name]()
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6)
+
+
+def test_scaled_results():
+    words, scales, _ = random_groups(20, 64, "float16")
+    x, start = (RNG.standard_normal((3, n)).astype(np.float32) for n in (64, 20))
+    plain = K.matmul(ISAS[-1], raw(words), raw(scales), "float16", 20, x)
+    got = on_every_isa(lambda isa: K.matmul(
+        isa, raw(words), raw(scales), "float16", 20, x, epilogue="add", start=start, scale=0.25))
+    assert np.array_equal(got, start + plain * np.float32(0.25))
+
+
+def test_soft_cap():
+    x = np.linspace(-200, 200, 333).astype(np.float32)
+    got = on_every_isa(lambda isa: K.soft_cap(isa, x, 30.0))
+    np.testing.assert_allclose(got, 30 * np.tanh(x.astype(np.float64) / 30), atol=1e-5)
+
+
+def test_attention_with_capped_scores():
+    k, v, q = (RNG.standard_normal((n, 32)).astype(np.float32) * 2 for n in (300, 300, 5))
+    first, last = [0] * 5, [10, 50, 299, 200, 255]
+    got = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, "float32", 5.0))
+    for r in range(5):
+        scores = 5 * np.tanh(k[: last[r] + 1].astype(np.float64) @ q[r] / 5)
+        weights = np.exp(scores - scores.max())
+        np.testing.assert_allclose(got[r], weights / weights.sum() @ v[: last[r] + 1], atol=3e-5)

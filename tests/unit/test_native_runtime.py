@@ -9,10 +9,13 @@ from kumquant import _native
 from kumquant.errors import CapacityError, RequestError
 from kumquant.models import DecoderSpec, RopeSpec
 from kumquant.runtime import Model, SamplerConfig, StepInput
-from kumquant.runtime.loader import MATRIX_ROLES, VECTOR_ROLES, role_shapes
+from kumquant.runtime.loader import role_shapes
 
 ISAS = _native.isa_list()
-LAYER_ROLES = MATRIX_ROLES + VECTOR_ROLES
+LAYER_ROLES = (
+    "attn_norm", "mlp_norm", "q_norm", "k_norm", "qkv", "o", "gate_up", "down",
+    "qkv_bias", "o_bias", "gate_up_bias", "down_bias",
+)
 
 
 def make_spec(**changes) -> DecoderSpec:

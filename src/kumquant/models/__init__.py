@@ -8,13 +8,14 @@ from .folder import load_model_config, load_scheme
 from .plan import CacheTensor
 from .registry import FAMILIES, family_of
 from .rope import depends_on_length, inverse_frequencies
-from .spec import DecoderSpec, RopeSpec
+from .spec import DecoderSpec, ExpertSpec, RopeSpec
 
 __all__ = [
     "FAMILIES",
     "CacheTensor",
     "DecoderSpec",
     "Description",
+    "ExpertSpec",
     "Family",
     "ModelConfig",
     "RopeSpec",

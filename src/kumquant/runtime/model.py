@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,15 +13,22 @@ import numpy as np
 from .. import _native
 from ..errors import CapacityError, RequestError
 from ..models import DecoderSpec, TensorCache, depends_on_length, inverse_frequencies
+from ..schemes import Scheme
 from .loader import Loader
 from .pages import PAGE_TOKENS, PagePool, pages_for
 from .sampler import SamplerConfig
 from .sequence import Sequence
 
 Activations = Literal["int8", "float32"]
-Output = Literal["none", "sample", "last", "logits"]
-OUTPUT_CODES = {"none": 0, "sample": 1, "last": 2, "logits": 3}
+Output = Literal["none", "sample", "last", "logits", "hidden"]
+OUTPUT_CODES = {"none": 0, "sample": 1, "last": 2, "logits": 3, "hidden": 4}
 LOGITS_CHUNK = 512
+SAME_IN_NATIVE = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+    "norm_eps", "activation", "attention_scale", "qk_norm", "qk_norm_over_all", "norm_after_residual",
+    "parallel_block", "rope_interleaved", "causal", "embed_scale", "residual_scale", "logit_scale",
+    "attention_cap", "final_cap", "clip_qkv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class StepInput:
     """New tokens of one sequence.
 
     output: "none" (a prompt's earlier chunk), "sample" (one token from the last position), "last" (the last
-    position's logits) or "logits" (every new position's).
+    position's logits), "logits" (every new position's) or "hidden" (their final hidden states, normed).
     """
 
     sequence: Sequence
@@ -42,7 +49,7 @@ class StepOutput:
     """What an input asked for.
 
     token_id and logprob of a sampled token, top: (token id, logprob) of the likeliest; or logits, float32
-    (rows, vocab_size).
+    (rows, vocab_size), or hidden states (rows, hidden_size).
     """
 
     token_id: int = -1
@@ -61,45 +68,30 @@ class Model:
     page_tokens = PAGE_TOKENS
 
     def __init__(self, cache: TensorCache, threads: int | None = None, isa: str | None = None) -> None:
-        self._build(cache.spec, cache, threads, isa, release=True)
+        self._build(cache.spec, cache, cache.scheme, threads, isa, release=True)
         self._cache = cache  # an untied embedding stays mapped
 
     @classmethod
-    def from_arrays(
-        cls,
-        spec: DecoderSpec,
-        tensors: Mapping[str, np.ndarray],
-        threads: int | None = None,
-        isa: str | None = None,
-    ) -> Model:
-        """A model from arrays by cache tensor name: plain floats or codes and scales."""
+    def from_arrays(cls, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], threads: int | None = None,
+                    isa: str | None = None, scheme: Scheme | None = None) -> Model:
+        """A model from arrays by cache tensor name: plain floats, or codes and scales in ``scheme``."""
         self = cls.__new__(cls)
-        self._build(spec, tensors, threads, isa, release=False)
+        self._build(spec, tensors, scheme, threads, isa, release=False)
         return self
 
-    def _build(
-        self,
-        spec: DecoderSpec,
-        tensors: Mapping[str, np.ndarray],
-        threads: int | None,
-        isa: str | None,
-        release: bool,
-    ) -> None:
+    def _build(self, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], scheme: Scheme | None,
+               threads: int | None, isa: str | None, release: bool) -> None:
         if threads is not None and threads < 1:
             raise RequestError("the number of threads must be positive", where="threads", found=threads)
         self.spec = spec
-        frequencies, factor = inverse_frequencies(spec.rope, 0)
         try:
-            self.native: Any = _native.Model(
-                native_spec(spec), threads or len(os.sched_getaffinity(0)), isa or ""
-            )
+            self.native: Any = _native.Model(native_spec(spec), threads or len(os.sched_getaffinity(0)), isa or "")
         except ValueError as error:
-            raise RequestError(
-                str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set."
-            ) from None
-        self.native.set_rope(frequencies, factor)
-        Loader(self.native, spec, tensors, release).load_all()
-        self._rope_depends_on_length = depends_on_length(spec.rope)
+            raise RequestError(str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set.") from None
+        for index, rope in enumerate(spec.ropes):
+            self.native.set_rope(index, *inverse_frequencies(rope, 0))
+        Loader(self.native, spec, tensors, scheme, release).load_all()
+        self._rope_depends_on_length = spec.rope is not None and depends_on_length(spec.rope)
 
     @property
     def vocab_size(self) -> int:
@@ -148,7 +140,7 @@ class Model:
                 raise CapacityError(
                     "a sequence lacks pages", found=sequence.num_pages, expected=pages_for(needed)
                 )
-            if self._rope_depends_on_length:
+            if self._rope_depends_on_length and self.spec.rope is not None:
                 length = max(needed, sequence.rope_length)
                 sequence.native.set_rope(*inverse_frequencies(self.spec.rope, length))
         try:
@@ -174,38 +166,44 @@ class Model:
 
     def logits(self, token_ids: SequenceOf[int], activations: Activations = "int8") -> np.ndarray:
         """Logits at every position of one sequence from position 0: float32 (tokens, vocab_size)."""
+        result = np.empty((len(token_ids), self.vocab_size), np.float32)
+        for start, part in self._run_alone(token_ids, activations, "logits", LOGITS_CHUNK):
+            result[start : start + len(part)] = part
+        return result
+
+    def hidden_states(self, token_ids: SequenceOf[int], activations: Activations = "int8") -> np.ndarray:
+        """Final hidden states, normed, of one sequence from position 0: float32 (tokens, hidden_size)."""
+        result = np.empty((len(token_ids), self.spec.hidden_size), np.float32)
+        chunk = LOGITS_CHUNK if self.spec.causal else len(token_ids)
+        for start, part in self._run_alone(token_ids, activations, "hidden", chunk):
+            result[start : start + len(part)] = part
+        return result
+
+    def _run_alone(self, token_ids: SequenceOf[int], activations: Activations, output: Output,
+                   chunk: int) -> Iterator[tuple[int, np.ndarray]]:
         if not len(token_ids):
             raise RequestError("no tokens", where="token_ids", hint="Pass at least one token id.")
         pool = self.new_pool(pages_for(len(token_ids)), activations)
-        sequence = self.new_sequence(pool)
+        sequence = self.new_sequence(pool, None, token_ids)
         sequence.add_pages(pool.allocate(pool.num_pages))
-        sequence.rope_length = len(token_ids)
-        result = np.empty((len(token_ids), self.vocab_size), np.float32)
-        for start in range(0, len(token_ids), LOGITS_CHUNK):
-            part = self.step(pool, [StepInput(sequence, token_ids[start : start + LOGITS_CHUNK], "logits")])[
-                0
-            ].logits
+        for start in range(0, len(token_ids), chunk):
+            part = self.step(pool, [StepInput(sequence, token_ids[start : start + chunk], output)])[0].logits
             assert part is not None
-            result[start : start + LOGITS_CHUNK] = part
-        return result
+            yield start, part
 
 
 def native_spec(spec: DecoderSpec) -> dict[str, Any]:
     """The fields the native core reads."""
-    fields = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_layers",
-        "num_heads",
-        "num_kv_heads",
-        "head_dim",
-        "norm_eps",
-        "attention_scale",
-        "qk_norm",
-    )
+    experts = spec.experts
     return {
-        **{name: getattr(spec, name) for name in fields},
-        "rope_dim": spec.rope.dim,
+        **{name: getattr(spec, name) for name in SAME_IN_NATIVE},
+        "layer_norm": spec.norm == "layer",
+        "rope_dim": spec.rope.dim if spec.rope is not None else 0,
         "sliding_window": list(spec.sliding_window),
+        "layer_rope": list(spec.rope_of_layer),
+        "num_experts": experts.count if experts else 0,
+        "experts_per_token": experts.per_token if experts else 0,
+        "expert_size": experts.inner_size if experts else 0,
+        "shared_expert_size": experts.shared_size if experts else 0,
+        "normalize_experts": experts.normalize if experts else False,
     }

@@ -1,0 +1,294 @@
+// One step through the layers. Every function here runs on all threads of the pool at once; phases end with barriers.
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/step_state.h"
+
+namespace kq {
+namespace {
+constexpr size_t kClaimBytes = 32 << 10;  // weights worth the cost of a claim
+
+void add_scaled(float* x, const float* y, int n, float scale) {
+  if (scale == 1.0f)
+    for (int i = 0; i < n; i++) x[i] += y[i];
+  else
+    for (int i = 0; i < n; i++) x[i] += y[i] * scale;
+}
+}  // namespace
+
+Model::Activations Model::shape(const Linear& linear, int columns, bool int8, Buffers& b) const {
+  Activations a;
+  const Panels& p = linear.panels;
+  const size_t inputs = p.padded_inputs(), groups = p.groups;
+  a.int8 = int8 && p.quantized;
+  if (a.int8)
+    a.ints = {b.codes.get<int8_t>(inputs * columns), b.scales.get<float>(groups * columns), b.init.get<int32_t>(groups * columns),
+              columns, p.groups, p.group};
+  else
+    a.floats = {b.floats.get<float>(inputs * columns), columns, (int)inputs};
+  return a;
+}
+
+Model::Activations Model::part(const Activations& whole, int first, int count) const {
+  Activations a = whole;
+  if (a.int8) {
+    const size_t groups = a.ints.groups;
+    a.ints.codes += first * groups * a.ints.group;
+    a.ints.scales += first * groups;
+    a.ints.init += first * groups;
+    a.ints.columns = count;
+  } else {
+    a.floats.values += (size_t)first * a.floats.inputs;
+    a.floats.columns = count;
+  }
+  return a;
+}
+
+void Model::fill(const Activations& a, const Linear& linear, const float* x, int column) const {
+  if (a.int8)
+    kernels_.quantize_column(x, linear.panels.inputs, linear.panels.zero_point, a.ints, column);
+  else
+    kernels_.pack_column(x, linear.panels.inputs, a.floats, column);
+}
+
+void Model::normalize(const NormWeights& norm, const float* x, float* y, int n) const {
+  if (spec_.layer_norm)
+    kernels_.layer_norm(x, norm.weight.data(), norm.bias.empty() ? nullptr : norm.bias.data(), y, n, spec_.norm_eps);
+  else
+    kernels_.rms_norm(x, norm.weight.data(), y, n, spec_.norm_eps);
+}
+
+Output Model::output(const Linear& linear, float* y, size_t stride, int rows, Epilogue epilogue, float scale) const {
+  return {y, stride, rows, linear.bias.empty() ? nullptr : linear.bias.data(), epilogue, scale, spec_.activation};
+}
+
+void Model::multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out) {
+  const Panels& p = linear.panels;
+  if (a.int8)
+    kernels_.matmul_int(p, begin, end, a.ints, out,
+                        thread_states_[thread]->unpacked.get<uint8_t>((size_t)2 * kPanelRows * p.padded_inputs()));
+  else
+    kernels_.matmul_float(p, begin, end, a.floats, out);
+}
+
+void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims) {
+  const Panels& p = linear.panels;
+  int chunk = std::max<int>((p.num_panels + pool_.size() * 8 - 1) / (pool_.size() * 8), (int)(kClaimBytes / p.panel_bytes) + 1);
+  if (pool_.size() == 1) chunk = p.num_panels;
+  chunk = (chunk + 1) / 2 * 2;  // gated panels come in pairs
+  int begin, end;
+  while (claims.take(p.num_panels, chunk, &begin, &end)) multiply_panels(thread, linear, begin, end, a, out);
+}
+
+void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
+                    const Output& out, Claims* claims) {
+  ThreadState& t = *thread_states_[thread];
+  const int inputs = linear.panels.inputs;
+  const bool normed = norm && norm->present();
+  float* row = normed ? t.norm.get<float>(inputs) : nullptr;
+  auto column = [&](const Activations& a, int c) {
+    const float* in = x + c * stride;
+    if (normed) {
+      normalize(*norm, in, row, inputs);
+      in = row;
+    }
+    fill(a, linear, in, c);
+  };
+  if (columns == 1) {
+    // Each thread prepares the one column for itself: cheaper than a barrier.
+    Activations a = shape(linear, 1, int8, t.column);
+    column(a, 0);
+    multiply(thread, linear, a, out, claims[1]);
+  } else {
+    Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
+    int begin, end;
+    while (claims[0].take(columns, columns >= 96 ? 12 : 1, &begin, &end))
+      for (int c = begin; c < end; c++) column(a, c);
+    pool_.barrier();
+    multiply(thread, linear, a, out, claims[1]);
+  }
+  pool_.barrier();
+}
+
+// Norms and rotates a kv head's key and its query heads in place, and writes key and value to the pages.
+void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
+  const Layer& l = layers_[layer];
+  const Token& t = s.tokens[column];
+  const int dim = spec_.head_dim, half = spec_.rope_dim / 2, share = spec_.num_heads / spec_.num_kv_heads;
+  float* row = s.qkv + (size_t)column * spec_.qkv_size();
+  float* k = row + spec_.q_size() + (size_t)kv_head * dim;
+  float* v = k + spec_.kv_size();
+  const int rope = spec_.layer_rope[layer];
+  const float* cos = rope < 0 ? nullptr : t.own_rope && rope == 0 ? t.own_rope : &ropes_[rope].table[(size_t)t.position * 2 * half];
+  auto clip = [&](float* head) {
+    if (spec_.clip_qkv > 0.0f)
+      for (int d = 0; d < dim; d++) head[d] = std::min(std::max(head[d], -spec_.clip_qkv), spec_.clip_qkv);
+  };
+  auto rotate = [&](float* head, const std::vector<float>& norm) {
+    clip(head);
+    if (spec_.qk_norm && !spec_.qk_norm_over_all) kernels_.rms_norm(head, norm.data(), head, dim, spec_.norm_eps);
+    if (cos) kernels_.rope(head, half, cos, cos + half, spec_.rope_interleaved);
+  };
+  for (int g = 0; g < share; g++) rotate(row + (size_t)(kv_head * share + g) * dim, l.q_norm);
+  rotate(k, l.k_norm);
+  clip(v);
+  KvHead kv = s.pages.head(spec_, layer, kv_head, s.inputs[t.input].sequence->pages.data());
+  kernels_.write_kv(kv, t.position, k, v);
+}
+
+void Model::attend(int thread, StepState& s, int layer, const Task& task, bool rotate) {
+  ThreadState& state = *thread_states_[thread];
+  const int dim = spec_.head_dim, share = spec_.num_heads / spec_.num_kv_heads, rows = task.count * share;
+  float* q = state.queries.get<float>((size_t)rows * dim + 16);
+  float* scratch = state.attention.get<float>(attention_scratch(rows, spec_.padded_head_dim()));
+  int first[kMaxShare], last[kMaxShare];
+  size_t offsets[kMaxShare];
+  const int window = spec_.sliding_window[layer];
+  const int base = s.first_column[task.input] + task.first;
+  const StepInput& in = s.inputs[task.input];
+  for (int i = 0; i < task.count; i++) {
+    const int column = base + i, position = s.tokens[column].position;
+    if (rotate) rotate_and_store(s, layer, column, task.kv_head);
+    for (int g = 0; g < share; g++) {
+      const int r = i * share + g, head = task.kv_head * share + g;
+      const float* source = s.qkv + (size_t)column * spec_.qkv_size() + (size_t)head * dim;
+      for (int d = 0; d < dim; d++) q[(size_t)r * dim + d] = source[d] * spec_.attention_scale;
+      first[r] = window > 0 ? std::max(0, position - window + 1) : 0;
+      last[r] = spec_.causal ? position : in.sequence->length + in.count - 1;
+      offsets[r] = (size_t)column * spec_.q_size() + (size_t)head * dim;
+    }
+  }
+  KvHead kv = s.pages.head(spec_, layer, task.kv_head, in.sequence->pages.data());
+  kernels_.attend(kv, q, dim, first, last, rows, spec_.attention_cap, s.attended, offsets, scratch);
+}
+
+void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {
+  if (!s.fused)  // a token's key may be read by another thread's queries, so all are written first
+    each_column(s, claims[0], [&](int c) {
+      if (spec_.qk_norm && spec_.qk_norm_over_all) {
+        float* row = s.qkv + (size_t)c * spec_.qkv_size();
+        kernels_.rms_norm(row, layers_[layer].q_norm.data(), row, spec_.q_size(), spec_.norm_eps);
+        float* k = row + spec_.q_size();
+        kernels_.rms_norm(k, layers_[layer].k_norm.data(), k, spec_.kv_size(), spec_.norm_eps);
+      }
+      for (int h = 0; h < spec_.num_kv_heads; h++) rotate_and_store(s, layer, c, h);
+    });
+  int begin, end;
+  while (claims[1].take((int)s.tasks.size(), 1, &begin, &end)) attend(thread, s, layer, s.tasks[begin], s.fused);
+  pool_.barrier();
+}
+
+// x += scale * attention(norm(x)), in the variants of the spec. In a parallel block the result waits in s.sub.
+void Model::attention_block(int thread, StepState& s, int layer, Claims* claims) {
+  const Layer& l = layers_[layer];
+  const int hidden = spec_.hidden_size;
+  const size_t qkv = spec_.qkv_size();
+  const NormWeights* before = spec_.norm_after_residual ? nullptr : &l.attn_norm;
+  product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store), claims);
+  attend_all(thread, s, layer, claims + 2);
+  const bool direct = !spec_.parallel_block && !l.attn_post_norm.present();
+  product(thread, l.o, s.columns, s.int8, s.attended, spec_.q_size(), nullptr,
+          direct ? output(l.o, s.x, hidden, hidden, Epilogue::add, spec_.residual_scale)
+                 : output(l.o, s.sub, hidden, hidden, Epilogue::store),
+          claims + 4);
+  if (spec_.norm_after_residual)
+    each_column(s, claims[6], [&](int c) { normalize(l.attn_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
+  else if (l.attn_post_norm.present())
+    each_column(s, claims[6], [&](int c) {
+      float* y = s.sub + (size_t)c * hidden;
+      normalize(l.attn_post_norm, y, y, hidden);
+      if (!spec_.parallel_block) add_scaled(s.x + (size_t)c * hidden, y, hidden, spec_.residual_scale);
+    });
+}
+
+void Model::mlp_block(int thread, StepState& s, int layer, Claims* claims) {
+  const Layer& l = layers_[layer];
+  const int hidden = spec_.hidden_size, inner = spec_.intermediate_size;
+  // A parallel block without a norm of its own for the MLP shares the attention's.
+  const NormWeights* before = spec_.norm_after_residual ? nullptr : l.mlp_norm.present() || !spec_.parallel_block ? &l.mlp_norm : &l.attn_norm;
+  const bool after = l.mlp_post_norm.present();
+  // s.sub is free here but for the attention's share of a parallel block, which then has no post norm of the MLP.
+  float* target = after ? s.sub : s.x;
+  const float scale = after ? 1.0f : spec_.residual_scale;
+  const Epilogue epilogue = after ? Epilogue::store : Epilogue::add;
+  if (spec_.experts.count) {
+    experts(thread, s, l, target, scale, !after, claims + 4);
+  } else {
+    const Linear& in = l.gate_up.present() ? l.gate_up : l.up;
+    product(thread, in, s.columns, s.int8, s.x, hidden, before,
+            output(in, s.inner, inner, inner, l.gate_up.present() ? Epilogue::gated : Epilogue::activate), claims);
+    product(thread, l.down, s.columns, s.int8, s.inner, inner, nullptr, output(l.down, target, hidden, hidden, epilogue, scale),
+            claims + 2);
+  }
+  Claims& last = claims[kMlpClaims - 1];
+  if (spec_.norm_after_residual)
+    each_column(s, last, [&](int c) { normalize(l.mlp_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
+  else if (after)
+    each_column(s, last, [&](int c) {
+      float* y = s.sub + (size_t)c * hidden;
+      normalize(l.mlp_post_norm, y, y, hidden);
+      add_scaled(s.x + (size_t)c * hidden, y, hidden, spec_.residual_scale);
+    });
+  else if (spec_.parallel_block)
+    each_column(s, last, [&](int c) { add_scaled(s.x + (size_t)c * hidden, s.sub + (size_t)c * hidden, hidden, spec_.residual_scale); });
+}
+
+void Model::embed(StepState& s, int column) {
+  const Token& t = s.tokens[column];
+  const int hidden = spec_.hidden_size;
+  float* x = s.x + (size_t)column * hidden;
+  embedding_.read(s.inputs[t.input].tokens[column - s.first_column[t.input]], x);
+  if (spec_.embed_scale != 1.0f)
+    for (int i = 0; i < hidden; i++) x[i] *= spec_.embed_scale;
+  std::vector<float> row;
+  for (const Embedding* more : {&token_types_, &positions_}) {
+    if (more->source == Embedding::Source::none) continue;
+    row.resize(hidden);
+    more->read(more == &positions_ ? t.position : 0, row.data());
+    add_scaled(x, row.data(), hidden, 1.0f);
+  }
+  if (embed_norm_.present()) normalize(embed_norm_, x, x, hidden);
+}
+
+void Model::run_layers(int thread, StepState& s) {
+  Claims* claims = claims_.get();
+  each_column(s, claims[0], [&](int c) { embed(s, c); });
+  claims += kStepClaims;
+  for (int i = 0; i < spec_.num_layers; i++) {
+    attention_block(thread, s, i, claims);
+    claims += kAttentionClaims;
+    mlp_block(thread, s, i, claims);
+    claims += kMlpClaims;
+  }
+}
+
+void Model::finish_results(int thread, StepState& s, Claims* claims) {
+  const int rows = (int)s.result_columns.size(), hidden = spec_.hidden_size;
+  if (!rows) return;
+  int begin, end;
+  float* states = s.hidden ? s.results : s.head_in;
+  while (claims[0].take(rows, 4, &begin, &end))
+    for (int r = begin; r < end; r++) {
+      const float* x = s.x + (size_t)s.result_columns[r] * hidden;
+      if (final_norm_.present())
+        normalize(final_norm_, x, states + (size_t)r * hidden, hidden);
+      else
+        std::copy(x, x + hidden, states + (size_t)r * hidden);
+    }
+  pool_.barrier();
+  if (s.hidden) return;
+  const int vocab = spec_.vocab_size;
+  product(thread, head_, rows, s.int8, s.head_in, hidden, nullptr,
+          output(head_, s.results, vocab, vocab, Epilogue::store, spec_.logit_scale), claims + 1);
+  if (spec_.final_cap > 0.0f) {
+    while (claims[3].take(rows, 1, &begin, &end))
+      for (int r = begin; r < end; r++) kernels_.soft_cap(s.results + (size_t)r * vocab, vocab, spec_.final_cap);
+    pool_.barrier();
+  }
+  while (claims[4].take((int)s.inputs.size(), 1, &begin, &end)) {
+    StepInput& in = s.inputs[begin];
+    if (in.output == StepOutput::sample && in.sequence->sampler)
+      in.choice = in.sequence->sampler->choose(s.results + (size_t)in.first_row * vocab, vocab, kernels_);
+  }
+}
+}  // namespace kq

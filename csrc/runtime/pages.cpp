@@ -1,0 +1,27 @@
+#include "runtime/pages.h"
+
+#include <sys/mman.h>
+
+#include <new>
+
+namespace kq {
+
+PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number) : num_pages_(num_pages), number_(number) {
+  key_bytes_ = (size_t)kPageTokens * spec.head_dim * size_of(number);
+  value_bytes_ = (size_t)kPageTokens * spec.padded_head_dim() * size_of(number);
+  page_bytes_ = (key_bytes_ + value_bytes_) * spec.num_kv_heads * spec.num_layers;
+  page_bytes_ = (page_bytes_ + 63) / 64 * 64;
+  size_ = page_bytes_ * (size_t)num_pages + 4096;
+  // Pages become resident when first written; zeroed memory keeps unseen values finite (their weight is 0).
+  void* base = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) throw std::bad_alloc();
+  base_ = static_cast<uint8_t*>(base);
+}
+
+PagePool::~PagePool() { munmap(base_, size_); }
+
+KvHead PagePool::head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const {
+  const size_t at = ((size_t)layer * spec.num_kv_heads + kv_head) * (key_bytes_ + value_bytes_);
+  return {base_, page_bytes_, pages, at, at + key_bytes_, spec.head_dim, spec.padded_head_dim(), number_};
+}
+}  // namespace kq

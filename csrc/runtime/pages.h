@@ -1,0 +1,40 @@
+// Keys and values in pages, and the sequences that own them.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "runtime/sampler.h"
+#include "runtime/spec.h"
+
+namespace kq {
+
+// Pages of keys and values for all layers. A page holds kPageTokens tokens.
+class PagePool {
+ public:
+  PagePool(const DecoderSpec& spec, int num_pages, Number number);
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  int num_pages() const { return num_pages_; }
+  size_t page_bytes() const { return page_bytes_; }
+  Number number() const { return number_; }
+  KvHead head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const;
+
+ private:
+  uint8_t* base_ = nullptr;
+  size_t size_ = 0, page_bytes_ = 0, key_bytes_ = 0, value_bytes_ = 0;
+  int num_pages_;
+  Number number_;
+};
+
+struct Sequence {
+  std::vector<int32_t> pages;
+  int length = 0;  // tokens whose keys and values are in the pages
+  std::unique_ptr<Sampler> sampler;
+  // Frequencies for a rope that depends on the sequence's length; empty: the model's own.
+  std::vector<float> inverse_frequencies;
+  float rope_factor = 1.0f;
+};
+}  // namespace kq

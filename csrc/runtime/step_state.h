@@ -1,0 +1,53 @@
+// What all threads of one step share. Private to the runtime's own files.
+#pragma once
+#include <vector>
+
+#include "runtime/model.h"
+
+namespace kq {
+
+constexpr int kMaxShare = 256;  // query heads that may share a key/value head
+// Claims of the phases of a step, a layer's attention and MLP, and the results.
+constexpr int kStepClaims = 1, kAttentionClaims = 7, kMlpClaims = 19, kResultClaims = 5;
+
+struct Model::Routing {
+  struct Choice {
+    int expert, slot;
+    float weight;
+  };
+  struct Work {  // panels [begin, end) of one expert
+    int expert, begin, end;
+  };
+  std::vector<Choice> chosen{};      // (columns, per_token), by expert within a column
+  std::vector<int> first{};          // per expert: its first slot; one more at the end
+  std::vector<int> column_of{};      // per slot
+  std::vector<int> expert_of{};      // per slot
+  std::vector<Work> gate_up{}, down{};
+  Activations activations{};         // of all slots
+};
+
+struct Model::StepState {
+  PagePool& pages;
+  std::vector<StepInput>& inputs;
+  bool int8;
+  float* results;
+  int columns = 0;     // tokens of the step
+  bool fused = true;   // rotation happens inside attention: every input has one token
+  bool hidden = false;  // hidden states are wanted instead of logits
+  std::vector<Token> tokens{};
+  std::vector<int> first_column{};    // per input
+  std::vector<Task> tasks{};
+  std::vector<int> result_columns{};  // columns whose results are wanted
+  float *x = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr, *sub = nullptr, *head_in = nullptr;
+  float *router = nullptr, *expert_inner = nullptr, *expert_out = nullptr, *shared_out = nullptr;
+  Routing routing{};
+};
+
+template <class F>
+void Model::each_column(StepState& s, Claims& claims, F f) {
+  int begin, end;
+  while (claims.take(s.columns, 4, &begin, &end))
+    for (int c = begin; c < end; c++) f(c);
+  pool_.barrier();
+}
+}  // namespace kq
