@@ -35,7 +35,7 @@ def test_every_context_at_batch_1_and_every_batch_once():
 def test_defaults_shrink_to_the_context_what_is_asked_for_does_not():
     assert shapes(run._planned(BenchSettings(), 128)) == [
         ("prefill", 128, 0, 1), ("decode", 64, 0, 1), ("decode", 64, 64, 1), ("decode", 64, 64, 8)]
-    with pytest.raises(RequestError, match="prefill at context 0: .*; found 129 tokens; expected at most 128"):
+    with pytest.raises(RequestError, match="found 129 tokens; expected at most 128"):
         run._planned(BenchSettings(prefill=129), 128)
 
 
@@ -56,8 +56,8 @@ def test_rounds_are_interleaved_and_memory_is_read_before_the_large_tests(cache,
     report = run_bench(cache, BenchSettings(8, 4, (0, 16), (1, 2), rounds=2), threads=1)
     small = [("prefill", 0, 1), ("decode", 0, 1), ("decode", 16, 1)]
     assert order == [*small, *small, "memory", ("decode", 64, 2), ("decode", 64, 2)]
-    rates = {(one.test, one.context, one.batch): (one.min, one.tokens_per_s, one.max) for one in report.results}
-    assert rates[("prefill", 0, 1)] == (1.0, 2.5, 4.0)
+    prefill = report.results[0]
+    assert (prefill.min, prefill.tokens_per_s, prefill.max) == (1.0, 2.5, 4.0)
 
 
 def test_a_report_is_whole(cache):

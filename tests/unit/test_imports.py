@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "kumquant"
 
 # A floor may import from the floors below it. Folders on one floor do not know each other; floor 0 has none.
 FLOORS = {
-    "errors": 0, "dtypes": 0, "schemes": 0, "progress": 0, "files": 0, "json_files": 0,
+    "errors": 0, "dtypes": 0, "schemes": 0, "progress": 0, "files": 0, "json_files": 0, "processors": 0,
     "tensor_cache": 1, "checkpoint": 1, "tokenizer": 1,
     "models": 2, "quant": 2, "chat": 2,
     "runtime": 3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import _native
-from ..engine import available_processors, default_threads
+from ..processors import available_processors, default_threads
 from .machine import cpu_features, cpu_name, memory_bytes
 
 BANDWIDTH_BUFFER = 256 * 2**20  # far more than any cache holds, so that memory is measured

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..engine import default_threads
 from ..errors import RequestError
 from ..models import TensorCache
+from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
 from ..runtime import Model, PagePool, SamplerConfig, Sequence, StepInput
 from .machine import cpu_name, peak_rss_bytes

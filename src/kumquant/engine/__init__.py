@@ -4,7 +4,6 @@ from .engine import Engine
 from .llm import LLM, TextStream
 from .request import FinishReason, Generation, Request, TokenLogprob
 from .sampling_params import DEFAULT_MAX_TOKENS, MAX_LOGPROBS, SamplingParams
-from .threads import available_processors, default_threads
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -17,6 +16,4 @@ __all__ = [
     "SamplingParams",
     "TextStream",
     "TokenLogprob",
-    "available_processors",
-    "default_threads",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from ..chat import ChatTemplate, Message, stop_token_ids
 from ..errors import RequestError
 from ..models import TensorCache
+from ..processors import default_threads
 from ..runtime import Model
 from ..tokenizer import StreamDecoder, Tokenizer, has_tokenizer
 from .defaults import default_params
@@ -23,7 +24,6 @@ from .memory import Activations, kv_pages
 from .prompts import Prompt, split_prompts
 from .request import Generation, Request
 from .sampling_params import SamplingParams
-from .threads import default_threads
 
 
 class LLM:

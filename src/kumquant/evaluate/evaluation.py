@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from ..engine import default_threads
 from ..errors import RequestError
 from ..models import TensorCache
+from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
 from ..runtime import Model, StepInput
 from ..tokenizer import Tokenizer

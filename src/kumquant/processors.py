@@ -1,4 +1,4 @@
-"""How many threads to use by default."""
+"""The processors this process may use, and how many threads that means by default."""
 
 from __future__ import annotations
 
