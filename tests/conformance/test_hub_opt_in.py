@@ -1,10 +1,11 @@
-"""Opt in: the published model behind the seed's manifest, converted and compared with the published checksums.
+"""Opt in: the published model behind the seed's manifest, converted and compared with the published
+checksums.
 
     KUMQUANT_HUB_TEST=1 pytest -s tests/conformance/test_hub_opt_in.py            downloads about 400 MB
     KUMQUANT_HUB_TEST=/path/to/Smol-Llama-101M-Chat-v1 pytest -s tests/conformance/test_hub_opt_in.py
 
-It reports and does not fail on other bytes: a converter of 2023 on a GPU may differ in single codes, because GPU
-builds divide approximately. Records, offsets, sizes and metadata must be equal.
+It reports and does not fail on other bytes: a converter of 2023 on a GPU may differ in single codes,
+because GPU builds divide approximately. Records, offsets, sizes and metadata must be equal.
 """
 
 from __future__ import annotations

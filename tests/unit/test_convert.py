@@ -445,3 +445,12 @@ def test_memory_stays_below_the_largest_tensor(tmp_path: Path, mode: str) -> Non
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     largest = 2 * 16_384 * 2048
     assert int(run.stdout) * 1024 < (24 << 20) + largest / 4
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json"])
+def test_small_files_that_are_damaged_are_refused_before_the_work(tmp_path: Path, name: str) -> None:
+    source = tiny_llama(tmp_path / "source")
+    (source / name).write_text("{")
+    with pytest.raises(CheckpointError, match=name):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import RequestError
-from ..models import Family, ModelConfig, family_of
+from ..files import atomic_write
+from ..models import Family, family_of
 from ..progress import NO_PROGRESS, Progress
 from ..quant import COMPATIBLE_QUANTIZER, DEFAULT_QUANTIZER, QUANTIZERS
 from ..schemes import Scheme, scheme_named
 from ..tensor_cache import CacheWriter, Manifest, ShardPlan, plan_shards, shards_that_verify
-from .chat_config import write_chat_config
+from .chat_config import CHAT_CONFIG_NAME, chat_config
 from .check import check_sources
 from .journal import Journal, identity_of, locked
 from .order import PlannedTensor, count_loaded_values, plan_tensors
@@ -53,12 +55,13 @@ class _Job:
 
     checkpoint: Checkpoint
     family: Family
-    config: ModelConfig
     scheme: Scheme
     quantizer: str
     tensors: list[PlannedTensor]
     plan: ShardPlan
     num_values: int
+    chat_config: dict[str, Any]
+    warnings: list[str]
 
 
 def convert(source: str | Path, out: str | Path, quantization: str = "q4f16_1", compat: bool = False,
@@ -83,12 +86,11 @@ def convert(source: str | Path, out: str | Path, quantization: str = "q4f16_1", 
     if threads is not None and threads < 1:
         raise RequestError("must be at least 1", where="threads", found=threads)
     job = _plan(source, quantization, compat)
-    warnings: list[str] = []
     with made_folder(out), locked(out):
         check_output(out, job.checkpoint.folder, force=force)
         threads = threads or _available_threads()
-        manifest, resumed = _write(job, out, force, threads, legacy_names, progress, warnings)
-    return _report(job, out, manifest, resumed, time.perf_counter() - started, warnings)
+        manifest, resumed = _write(job, out, force, threads, legacy_names, progress)
+    return _report(job, out, manifest, resumed, time.perf_counter() - started)
 
 
 def _plan(source: str | Path, quantization: str, compat: bool) -> _Job:
@@ -103,11 +105,14 @@ def _plan(source: str | Path, quantization: str, compat: bool) -> _Job:
     plan = plan_shards(record for planned in tensors for record in planned.records)
     num_values = count_loaded_values([planned.tensor for planned in tensors], checkpoint, family.uncounted)
     quantizer = COMPATIBLE_QUANTIZER if compat else DEFAULT_QUANTIZER
-    return _Job(checkpoint, family, config, scheme, quantizer, tensors, plan, num_values)
+    # Written at the end, but made now: whatever is wrong with the source shows before the long work.
+    warnings: list[str] = []
+    chat = chat_config(checkpoint.folder, family, config, scheme, warnings)
+    return _Job(checkpoint, family, scheme, quantizer, tensors, plan, num_values, chat, warnings)
 
 
-def _write(job: _Job, out: Path, force: bool, threads: int, legacy_names: bool, progress: Progress,
-           warnings: list[str]) -> tuple[Manifest, int]:
+def _write(job: _Job, out: Path, force: bool, threads: int, legacy_names: bool,
+           progress: Progress) -> tuple[Manifest, int]:
     """Write the cache into the locked folder; returns its manifest and how many shards were there already."""
     options: dict[str, Any] = {"quantization": job.scheme.name, "quantizer": job.quantizer}
     journal = Journal(out, identity_of(job.checkpoint, job.plan, options))
@@ -120,8 +125,8 @@ def _write(job: _Job, out: Path, force: bool, threads: int, legacy_names: bool, 
         converter = Converter(job.checkpoint, job.scheme, QUANTIZERS[job.quantizer])
         write_tensors(job.tensors, job.checkpoint, converter, writer, threads, progress)
         job.checkpoint.check_unchanged()
-        copy_small_files(job.checkpoint.folder, out, warnings)
-        write_chat_config(job.checkpoint.folder, out, job.family, job.config, job.scheme, warnings)
+        copy_small_files(job.checkpoint.folder, out, job.warnings)
+        atomic_write(out / CHAT_CONFIG_NAME, json.dumps(job.chat_config, indent=2))
         manifest = writer.finish(job.num_values)
     journal.remove()
     return manifest, len(keep)
@@ -131,8 +136,7 @@ def _available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _report(job: _Job, out: Path, manifest: Manifest, resumed: int, seconds: float,
-            warnings: list[str]) -> ConvertReport:
+def _report(job: _Job, out: Path, manifest: Manifest, resumed: int, seconds: float) -> ConvertReport:
     used = {name for planned in job.tensors for name in planned.tensor.sources}
     return ConvertReport(
         source=job.checkpoint.folder, out=out, model_type=job.family.model_type, quantization=job.scheme.name,
@@ -140,5 +144,5 @@ def _report(job: _Job, out: Path, manifest: Manifest, resumed: int, seconds: flo
         source_bytes=sum(job.checkpoint.tensors[name].nbytes for name in used), cache_bytes=manifest.nbytes,
         bits_per_parameter=float(manifest.metadata["BitsPerParam"]),
         stored_bits_per_parameter=manifest.nbytes * 8.0 / job.num_values, seconds=seconds,
-        warnings=tuple(warnings),
+        warnings=tuple(job.warnings),
     )

@@ -10,13 +10,12 @@ from pathlib import Path
 from ..errors import RequestError
 from ..files import atomic_write, translated_os_errors
 from ..tensor_cache import MANIFEST_NAMES
+from ..tokenizer import TOKENIZER_FILES, has_tokenizer
+from .chat_config import CHAT_CONFIG_NAME
 from .journal import JOURNAL_NAME
 
-TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
-                   "tokenizer_config.json", "special_tokens_map.json")
-COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_NAMES, "chat_template.jinja",
-                "chat_template.json")
-CHAT_CONFIG_NAME = "mlc-chat-config.json"
+COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_FILES, "special_tokens_map.json",
+                "chat_template.jinja", "chat_template.json")
 _SHARD = re.compile(r"params_shard_\d+\.bin")
 _CHECKPOINT_NAMES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -84,12 +83,13 @@ def made_folder(out: Path) -> Iterator[None]:
 def copy_small_files(source: Path, out: Path, warnings: list[str]) -> None:
     """Copy config, generation config, tokenizer and chat template, those that exist.
 
-    Appends to ``warnings`` when there is no tokenizer.
+    Appends to ``warnings`` when there is no tokenizer.json.
     """
-    present = [name for name in COPIED_NAMES if (source / name).is_file()]
-    for name in present:
+    for name in COPIED_NAMES:
+        if not (source / name).is_file():
+            continue
         with translated_os_errors("read the file", source / name):
             data = (source / name).read_bytes()
         atomic_write(out / name, data)
-    if not {"tokenizer.json", "tokenizer.model"} & set(present):
-        warnings.append("the source has no tokenizer: the cache takes token ids, not text")
+    if not has_tokenizer(source):
+        warnings.append("The source has no tokenizer.json: the cache takes token ids, not text.")
