@@ -118,9 +118,8 @@ class _Reader:
         self.names = {rule.role: rule.name for rule in family.tensors}
 
         self.hidden_size = self.rows("attn_norm")
-        words = self.records.get(self.names["embed"].replace(".weight", ".q_weight"))
-        if scheme and words and self.hidden_size and words.shape[1] != scheme.num_words(self.hidden_size):
-            self.scheme = None  # three-bit codes come in as many words, but of fewer values
+        if scheme and scheme.is_quantized and not self._widths_fit(scheme):
+            self.scheme = None  # other code widths come in as many words per group
 
     def rows(self, role: str) -> int | None:
         """Output width. Unknown in a quantized cache of a mode that is not in the table (it may be
@@ -138,6 +137,18 @@ class _Reader:
             return shape[1]
         return shape[1] * self.scheme.codes_per_word if self.scheme else None
 
+    def _widths_fit(self, scheme: Scheme) -> bool:
+        """Whether the matrices whose input width is known have the words that the mode gives them."""
+        gate_up = self._shape("gate_up")
+        for role, width in (("embed", self.hidden_size), ("down", gate_up[0] // 2 if gate_up else None)):
+            words = self.records.get(self._quantized_name(role))
+            if words and width and words.shape[1] != scheme.num_words(width):
+                return False
+        return True
+
+    def _quantized_name(self, role: str) -> str:
+        return self.names[role].replace("{i}", "0").removesuffix(".weight") + ".q_weight"
+
     def describe(self, families: tuple[str, ...], shared: dict[str, Any]) -> Description:
         layers = {int(match[1]) for match in map(_LAYER.search, self.records) if match}
         gate_up = self.rows("gate_up")
@@ -152,7 +163,7 @@ class _Reader:
 
     def _shape(self, role: str) -> tuple[int, ...] | None:
         name = self.names[role].replace("{i}", "0")
-        record = self.records.get(name) or self.records.get(f'{name.removesuffix(".weight")}.q_weight')
+        record = self.records.get(name) or self.records.get(self._quantized_name(role))
         return record.shape if record else None
 
     def _heads(self) -> tuple[dict[str, int], tuple[str, ...]]:

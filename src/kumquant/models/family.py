@@ -132,16 +132,18 @@ class Family:
     def spec(self, config: ModelConfig, names: Collection[str] | None = None) -> DecoderSpec:
         """The forward pass. names: what the cache holds; see ``plan``."""
         has_head = self.has_head(config, names)
-        tensors = {rule.role: rule.name for rule in self.tensors
-                   if rule.exists(config) and (has_head or rule.role != "head")}
+        tensors: dict[str, str | tuple[str, ...]] = {
+            rule.role: rule.name for rule in self.tensors
+            if rule.exists(config) and (has_head or rule.role != "head")
+        }
         return DecoderSpec(
             model_type=self.model_type, vocab_size=config.vocab_size, hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size, num_layers=config.num_hidden_layers,
             num_heads=config.num_attention_heads, num_kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim, norm_eps=config.rms_norm_eps, activation=config.hidden_act,
-            rope=config.rope,
-            attention_scale=config.head_dim**-0.5, context_length=config.context_length,
-            sliding_window=config.sliding_window, qk_norm=self.qk_norm, tensors=tensors,
+            rope=config.rope, attention_scale=config.head_dim**-0.5,
+            context_length=config.context_length, sliding_window=config.sliding_window, qk_norm=self.qk_norm,
+            tensors=tensors,
         )
 
     def ignored(self, name: str) -> bool:
