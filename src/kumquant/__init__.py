@@ -19,7 +19,7 @@ from .errors import CapacityError, CheckpointError, Error, RequestError, TensorC
 
 if TYPE_CHECKING:
     from .chat import Message
-    from .convert import convert  # type: ignore[no-redef]
+    from .convert import convert
     from .engine import LLM, SamplingParams
     from .evaluate import evaluate
     from .models import TensorCache

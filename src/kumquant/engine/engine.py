@@ -31,7 +31,7 @@ class Engine:
         self._end_ids = end_ids
         self._new_decoder = new_decoder
         self._scheduler = Scheduler(
-            model, self.pool, reuse_pages=not depends_on_length(model.spec.rope),
+            model, self.pool, reuse_pages=not any(map(depends_on_length, model.spec.ropes)),
             max_running=max_running, max_step_tokens=max_step_tokens,
         )
 
