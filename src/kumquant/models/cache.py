@@ -152,18 +152,20 @@ class TensorCache(StoredTensors):
     def _compare(self, expected: dict[str, tuple[int, ...]]) -> None:
         missing = [name for name in expected if name not in self]
         unused = [name for name in self if name not in expected and not self.family.ignored(name)]
-        for names, what in ((missing, "tensors of the model are missing"),
-                            (unused, "tensors are there that the model's config has no use for")):
-            if names:
-                more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-                raise TensorCacheError(
-                    f"{len(names)} {what}", where=self.manifest.path,
-                    found=", ".join(names[:_MAX_NAMED]) + more,
-                    hint=f"Do config and cache belong together? The model is a {self.config.model_type} of "
-                         f"{self.config.num_hidden_layers} layers.",
-                )
+        hint = (f"Do config and cache belong together? The model is a {self.config.model_type} of "
+                f"{self.config.num_hidden_layers} layers.")
+        if missing:
+            raise TensorCacheError(f"{len(missing)} tensors of the model are missing",
+                                   where=self.manifest.path, expected=_some(missing), hint=hint)
+        if unused:
+            raise TensorCacheError(f"{len(unused)} tensors are there that the model has no use for",
+                                   where=self.manifest.path, found=_some(unused), hint=hint)
         for name, shape in expected.items():
             if self.record(name).shape != shape:
                 raise TensorCacheError("the shape contradicts the model's config", where=name,
-                                       found=self.record(name).shape, expected=shape,
-                                       hint="Do config and cache belong together?")
+                                       found=self.record(name).shape, expected=shape, hint=hint)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
