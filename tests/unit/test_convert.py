@@ -413,20 +413,21 @@ def test_arguments_that_cannot_be_right(tmp_path: Path) -> None:
 # ---- memory
 
 MEASURED = """
-import resource, sys
-import kumquant
+import re, sys
+from pathlib import Path
 from kumquant.convert import convert
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Not ru_maxrss: that also remembers the process which started this one.
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = peak()
 convert(sys.argv[1], sys.argv[2], sys.argv[3], threads=2)
 print(peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="skipped: ru_maxrss counts KiB on Linux only")
-@pytest.mark.parametrize("mode", ["q4f32_1", "q0f16"])
+@pytest.mark.skipif(sys.platform != "linux", reason="skipped: reads /proc")
+@pytest.mark.parametrize("mode", ["q4f32_1", "q0f32"])
 def test_memory_stays_below_the_largest_tensor(tmp_path: Path, mode: str) -> None:
-    """Stated bound: 24 MiB and a quarter of the largest fused tensor (here 64 MiB) above the interpreter."""
+    """Stated bound on two threads: 48 MiB and an eighth of the largest fused tensor, which has 64 MiB here."""
     config = {**TINY_LLAMA, "hidden_size": 2048, "vocab_size": 16_384, "intermediate_size": 4096,
               "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128, "num_hidden_layers": 1}
     shapes = llama_shapes(config)
@@ -444,7 +445,7 @@ def test_memory_stays_below_the_largest_tensor(tmp_path: Path, mode: str) -> Non
     command = [sys.executable, "-c", MEASURED, str(tmp_path), str(tmp_path / "out"), mode]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     largest = 2 * 16_384 * 2048
-    assert int(run.stdout) * 1024 < (24 << 20) + largest / 4
+    assert int(run.stdout) * 1024 < (48 << 20) + largest / 8
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json"])

@@ -24,7 +24,7 @@ from ..schemes import Scheme
 from ..tensor_cache import CacheWriter
 from .order import PlannedTensor
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 # Converted blocks that may wait beside the ones being worked on.
 _BLOCKS_AHEAD = 2
 
