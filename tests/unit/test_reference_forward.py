@@ -1,4 +1,4 @@
-"""The NumPy twin against logits that Transformers computed (reference.npz of the conformance cases)."""
+"""The NumPy twin against logits that Transformers computed, and the native core against the twin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from kumquant.dtypes import DTYPES
-from kumquant.models import TensorCache, family_of
+from kumquant.models import DecoderSpec, ExpertSpec, RopeSpec, TensorCache, family_of
+from kumquant.runtime import Model
+from kumquant.runtime.loader import role_shapes
 from kumquant.runtime.reference import forward
 from kumquant.schemes import SCHEMES
 
@@ -42,3 +44,65 @@ def test_logits_of_a_reference_cache(cache):
     logits = forward(family.spec(config), weights, reference["input_ids"].ravel())
     expected = reference[f"logits_{mode}"].reshape(logits.shape)
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+ROPE = RopeSpec("default", 10000.0, 12, 512, {})
+LAYER_ROLES = ("attn_norm", "mlp_norm", "qkv", "o", "gate_up", "down")
+# What a spec can say beyond the families of today, one trait at a time. "roles": added, "without": removed.
+TRAITS = {
+    "plain": {},
+    "biases": {"roles": ("qkv_bias", "o_bias", "gate_up_bias", "down_bias")},
+    "qk norm": {"qk_norm": True, "roles": ("q_norm", "k_norm")},
+    "window": {"sliding_window": (0, 5)},
+    "tied": {"without": ("head",)},
+    "layer norm": {"norm": "layer", "roles": ("attn_norm_bias", "mlp_norm_bias", "final_norm_bias")},
+    "norm offset": {"norm_offset": 1.0},
+    "bare norms": {"norm_has_weight": False, "without": ("attn_norm", "mlp_norm", "final_norm")},
+    "norms after": {"norm_after_residual": True},
+    "post norms": {"roles": ("attn_post_norm", "mlp_post_norm")},
+    "parallel": {"parallel_block": True},
+    "parallel, one norm": {"parallel_block": True, "without": ("mlp_norm",)},
+    "caps and scales": {"attention_cap": 2.0, "final_cap": 3.0, "embed_scale": 4.0, "residual_scale": 0.5,
+                        "logit_scale": 0.25, "clip_qkv": 0.5},
+    "interleaved part of a head": {"rope": RopeSpec("default", 1e4, 8, 512, {}), "rope_interleaved": True},
+    "two ropes": {"local_rope": RopeSpec("linear", 100.0, 12, 512, {"factor": 2.0}), "layer_rope": (1, -1)},
+    "relu squared": {"activation": "relu2", "roles": ("up",), "without": ("gate_up",)},
+    "gelu": {"activation": "gelu"},
+    "gelu tanh": {"activation": "gelu_tanh"},
+    "experts": {"experts": ExpertSpec(4, 2, 16, True, 24), "without": ("gate_up", "down"), "roles": (
+        "router", "experts_gate_up", "experts_down", "shared_gate_up", "shared_down", "shared_gate")},
+}
+
+
+def spec_with(trait: dict) -> DecoderSpec:
+    roles = {*LAYER_ROLES, "embed", "final_norm", "head", *trait.get("roles", ())} - set(trait.get("without", ()))
+    outer = ("embed", "final_norm", "head", "final_norm_bias")
+    base = {
+        "model_type": "made up", "vocab_size": 50, "hidden_size": 40, "intermediate_size": 56, "num_layers": 2,
+        "num_heads": 4, "num_kv_heads": 2, "head_dim": 12, "norm_eps": 1e-5, "activation": "silu", "rope": ROPE,
+        "attention_scale": 12**-0.5, "context_length": 512, "sliding_window": (0, 0), "qk_norm": False,
+        "tensors": {role: role if role in outer else f"layers.{{i}}.{role}" for role in roles},
+    }
+    return DecoderSpec(**base | {key: value for key, value in trait.items() if key not in ("roles", "without")})
+
+
+def weights_of(spec: DecoderSpec) -> dict[str, np.ndarray]:
+    rng = np.random.RandomState(11)
+    weights = {}
+    for role, shape in sorted(role_shapes(spec).items()):
+        if role in spec.tensors:
+            for layer in range(spec.num_layers):
+                values = rng.standard_normal(shape) * (0.3 if len(shape) > 1 or "bias" in role else 1.0)
+                weights[spec.names(role, layer)[0]] = values.astype(np.float32)
+    return weights
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+def test_the_native_core_computes_what_its_twin_computes(trait):
+    spec = spec_with(TRAITS[trait])
+    weights = weights_of(spec)
+    tokens = [int(token) for token in np.random.RandomState(3).randint(0, spec.vocab_size, 20)]
+    found = Model.from_arrays(spec, weights, threads=1).logits(tokens, activations="float32")
+    expected = forward(spec, weights, tokens)
+    assert np.isfinite(expected).all()
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
