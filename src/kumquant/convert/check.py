@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, UnsupportedError
 from ..models import CacheTensor, Family
+from ..quant import SOURCE_DTYPES
 
-_READABLE = ("float32", "float16", "bfloat16")
 _SHOWN = 5
 
 
@@ -43,10 +43,10 @@ def _check_dtypes(tensor: CacheTensor, checkpoint: Checkpoint) -> None:
     dtypes = {checkpoint.tensors[name].dtype for name in tensor.sources}
     for name in tensor.sources:
         info = checkpoint.tensors[name]
-        if info.dtype not in _READABLE:
+        if info.dtype not in SOURCE_DTYPES:
             raise UnsupportedError(f"tensor {name} has a dtype that weights cannot have",
                                    where=checkpoint.folder / info.file, found=info.dtype,
-                                   expected=", ".join(_READABLE))
+                                   expected=", ".join(SOURCE_DTYPES))
     if {"float16", "bfloat16"} <= dtypes:
         raise UnsupportedError(f"{tensor.name} would be fused from float16 and bfloat16 tensors",
                                where=checkpoint.folder, found=_listed(tensor.sources), expected="one dtype",

@@ -1,6 +1,6 @@
 """Quantizers: pure functions from a weight to codes and scales in a scheme's layout."""
 
-from .native import cast, round_to_nearest
+from .native import SOURCE_DTYPES, cast, round_to_nearest
 from .quantizers import (
     COMPATIBLE_QUANTIZER,
     DEFAULT_QUANTIZER,
@@ -14,6 +14,7 @@ __all__ = [
     "COMPATIBLE_QUANTIZER",
     "DEFAULT_QUANTIZER",
     "QUANTIZERS",
+    "SOURCE_DTYPES",
     "RowQuantizer",
     "cast",
     "new_outputs",
