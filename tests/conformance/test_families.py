@@ -1,5 +1,4 @@
-"""Every family and rope scaling against logits that Transformers computed (make_reference_logits.py stores
-them)."""
+"""Every family and rope scaling against stored logits of Transformers (make_reference_logits.py writes them)."""
 
 from __future__ import annotations
 
