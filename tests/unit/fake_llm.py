@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_model
 import pytest
@@ -62,7 +63,7 @@ def install(monkeypatch: pytest.MonkeyPatch, answer: str | Callable[[str], str],
         return model
 
     monkeypatch.setattr(llm_module, "Model", open_model)
-    monkeypatch.setattr(llm_module.TensorCache, "open", lambda folder: None)
+    monkeypatch.setattr(llm_module.TensorCache, "open", lambda folder: SimpleNamespace(folder=Path(folder)))
     monkeypatch.setattr(llm_module, "has_tokenizer", lambda folder: has_tokenizer)
     monkeypatch.setattr(llm_module.Tokenizer, "open", lambda folder: tokenizer)
     monkeypatch.setattr(llm_module, "StreamDecoder", FakeDecoder)

@@ -135,6 +135,28 @@ def test_kept_pages_give_way_to_new_work():
         assert run(engine, engine.add(prompt, GREEDY))[0].token_ids == alone(prompt)
 
 
+def test_only_so_many_pages_are_kept(monkeypatch):
+    monkeypatch.setattr("kumquant.engine.scheduler.MAX_IDLE_BYTES", 3 * 1024)  # the fake's pages have 1024 bytes
+    model = FakeModel()
+    engine = make_engine(model)
+    for start in range(0, 60, 20):
+        run(engine, engine.add([(start + i) % 64 for i in range(20)], GREEDY))
+    assert engine.pool.num_free == 64 - 3
+    fed = model.num_tokens_fed
+    prompt = [(40 + i) % 64 for i in range(20)]
+    assert run(engine, engine.add(prompt, GREEDY))[0].token_ids == alone(prompt)
+    assert model.num_tokens_fed - fed == 20 - 3 * PAGE_SIZE + 7, "the beginning is what is kept longest"
+
+
+def test_an_abandoned_request_is_dropped_at_the_next_step():
+    engine = make_engine()
+    kept, dropped = engine.add(PROMPTS[0], GREEDY), engine.add(PROMPTS[1], GREEDY)
+    engine.step()
+    engine.abandon(dropped)
+    assert run(engine, kept)[0].token_ids == alone(PROMPTS[0])
+    assert dropped.finish_reason == "abort" and not engine.has_work
+
+
 def test_one_seed_gives_one_output_wherever_the_prompt_stands():
     params = SamplingParams(max_tokens=8, seed=11)
     engine = make_engine()

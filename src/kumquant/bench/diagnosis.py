@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from .. import _native
@@ -9,6 +10,7 @@ from ..processors import available_processors, default_threads
 from .machine import cpu_features, cpu_name, memory_bytes
 
 BANDWIDTH_BUFFER = 256 * 2**20  # far more than any cache holds, so that memory is measured
+ISA_VARIABLE = "KUMQUANT_ISA"  # names the kernels to use instead of the best (docs/development.md)
 BITS_PER_PARAMETER = 4.5  # of the 4-bit modes with 16-bit scales
 MODEL_SIZES = {"135M": 0.135e9, "0.5B": 0.5e9, "1B": 1.24e9, "1.7B": 1.7e9, "3B": 3.2e9, "8B": 8.0e9}
 MEMORY_HEADROOM = 1.2  # weights, and some room for the KV cache and everything else
@@ -67,7 +69,8 @@ def diagnose(threads: int | None = None) -> Diagnosis:
         for count in sorted({1, threads})
     )
     return Diagnosis(
-        cpu=cpu_name(), features=cpu_features(), isa=isas[-1], isa_available=isas,
+        cpu=cpu_name(), features=cpu_features(), isa=os.environ.get(ISA_VARIABLE) or isas[-1],
+        isa_available=isas,
         processors=len(available_processors()), physical_cores=default_threads(), threads=threads,
         memory_bytes=total, available_bytes=available, bandwidth=bandwidth,
         expected=tuple(_expected(bandwidth[-1].bytes_per_s, available)), notes=tuple(_notes(isas, threads)),

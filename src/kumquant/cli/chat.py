@@ -8,6 +8,7 @@ is there; Ctrl-D leaves. /help lists the commands. From a pipe, every line is a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         dialog = Dialog(sampling_params(args, llm.default_params), args.system)
         chat = Chat(llm, dialog, args)
         if sys.stdin.isatty():
-            importlib.import_module("readline")  # gives input() a line editor and a history
+            with contextlib.suppress(ImportError):  # a line editor and a history for input(), where there is one
+                importlib.import_module("readline")
             remark(args, "Type a message. /help lists the commands; Ctrl-D leaves.")
             chat.converse()
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -45,6 +46,9 @@ class Command(Protocol):
 
 def entry_point() -> NoReturn:
     """The ``kumquant`` program."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show, or a pipe cannot mean, is no crash
+            stream.reconfigure(errors=errors)
     sys.exit(main())
 
 
@@ -66,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Error as error:
         _complain(str(error), debug)
         return error.exit_code
+    except MemoryError:
+        _complain("not enough memory\nA 4-bit mode, a smaller model or a shorter context needs less.", debug)
+        return 1
     except Exception as error:  # a bug of ours: still one line, and how to see more
         _complain(f"{type(error).__name__}: {error}\nThis is a bug. Run with --debug for details.", debug)
         return 1

@@ -67,6 +67,10 @@ class Engine:
             request.finish("abort")
             self._scheduler.remove(request)
 
+    def abandon(self, request: Request) -> None:
+        """``abort`` for a request whose result nobody wants; may be called at any moment, from any thread."""
+        self._scheduler.abandon(request)
+
     def _accept(self, batch: Batch, outputs: Sequence[StepOutput]) -> list[Request]:
         advanced = []
         for request, fed, output in zip(batch.requests, batch.inputs, outputs):

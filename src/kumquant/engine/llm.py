@@ -39,11 +39,12 @@ class LLM:
 
     def __init__(self, folder: str | Path, threads: int | None = None, activations: Activations = "int8", *,
                  context_length: int | None = None) -> None:
-        self.folder = Path(folder)
         self._check_options(threads, activations, context_length)
+        cache = TensorCache.open(folder)
+        self.folder = cache.folder
         self.activations = activations
         self._lock = threading.RLock()
-        self._model: Model | None = Model(TensorCache.open(self.folder), threads=threads or default_threads())
+        self._model: Model | None = Model(cache, threads=threads or default_threads())
         self._context_length = self._model.context_length if context_length is None else context_length
         if self._context_length > self._model.context_length:
             raise RequestError("more than the model's own", where="context_length", found=context_length,
@@ -256,6 +257,6 @@ class TextStream(Iterator[str]):
         return self._request.result()
 
     def __del__(self) -> None:
-        # An abandoned stream frees its pages. Half-made objects have no request.
+        # The garbage collector may come in the middle of a step. Half-made objects have no request.
         if hasattr(self, "_request"):
-            self.close()
+            self._engine.abandon(self._request)

@@ -31,13 +31,14 @@ class PageStore:
     """Hands out pages of a pool, and keeps full ones of finished sequences for others with the same
     beginning.
 
-    reuse: whether to keep any; off for models whose keys depend on more than the tokens before them.
+    max_idle: pages to keep that nobody reads; 0 for models whose keys depend on more than the tokens before
+    them.
     """
 
-    def __init__(self, pool: PagePool, page_size: int, *, reuse: bool = True) -> None:
+    def __init__(self, pool: PagePool, page_size: int, max_idle: int) -> None:
         self.pool = pool
         self.page_size = page_size
-        self._reuse = reuse
+        self._max_idle = max_idle
         self._root = PageNode(-1, None, ())
         self._idle: dict[PageNode, None] = {}  # pages nobody reads, in order of last use
 
@@ -76,7 +77,7 @@ class PageStore:
         pages: all of its pages, those of ``nodes`` first. token_ids: the tokens that they hold.
         """
         parent = nodes[-1] if nodes else self._root
-        num_full = len(token_ids) // self.page_size if self._reuse else 0
+        num_full = len(token_ids) // self.page_size if self._max_idle else 0
         unwanted: list[int] = []
         kept: list[PageNode] = []
         for index in range(len(nodes), len(pages)):
@@ -99,6 +100,8 @@ class PageStore:
                 self._idle[node] = None
         if unwanted:
             self.pool.free(unwanted)
+        while len(self._idle) > self._max_idle:
+            self._evict(next(iter(self._idle)))
 
     def _evict(self, node: PageNode) -> None:
         assert node.parent is not None and node.users == 0 and not node.children

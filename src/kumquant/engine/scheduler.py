@@ -11,6 +11,7 @@ from .request import Request
 
 MAX_STEP_TOKENS = 512  # of all sequences in one step: long prompts come in chunks, and others keep decoding
 MAX_RUNNING = 64  # sequences that decode together; others wait
+MAX_IDLE_BYTES = 256 * 2**20  # of KV pages kept for prompts that begin like an earlier one
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,17 @@ class Scheduler:
                  max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self._model = model
         self._pool = pool
-        self._store = PageStore(pool, model.page_tokens, reuse=reuse_pages)
+        max_idle = MAX_IDLE_BYTES // pool.page_bytes if reuse_pages else 0
+        self._store = PageStore(pool, model.page_tokens, max_idle)
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
+        self._abandoned: deque[Request] = deque()
 
     @property
     def has_work(self) -> bool:
+        self._drop_abandoned()
         return bool(self._running or self._waiting)
 
     def add(self, request: Request) -> None:
@@ -49,6 +53,7 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """What runs in the next step. Not empty if there is work."""
+        self._drop_abandoned()
         for request in list(self._running):
             if request.num_pending == 0:  # Ctrl-C came between a step and its token: compute it again
                 self._preempt(request)
@@ -64,6 +69,17 @@ class Scheduler:
             self._running.remove(request)
         elif request in self._waiting:
             self._waiting.remove(request)
+
+    def abandon(self, request: Request) -> None:
+        """``remove``, but at the next occasion: safe at any moment, even in the middle of a step."""
+        self._abandoned.append(request)
+
+    def _drop_abandoned(self) -> None:
+        while self._abandoned:
+            request = self._abandoned.popleft()
+            if not request.is_finished:
+                request.finish("abort")
+                self.remove(request)
 
     def _fill_step(self) -> Batch:
         """Decode tokens of everyone first, one each; prompts share what is left of the step."""
