@@ -14,9 +14,10 @@ DEFAULT_OUTPUT = "kumquant-demo"
 DEFAULT_QUANTIZATION = "q4f16_1"
 
 QUESTIONS = (
-    "Tell me a story about a fox.",
-    "What is 23 + 45?",
-    "Tom has 7 apples and buys 5 more. How many apples does Tom have?",
+    "Tell me a story about a fox and a lantern.",
+    "What is 27 + 15?",
+    "Tom has 5 apples and gets 7 more. How many apples does Tom have now?",
+    "What is the opposite of hot?",
 )
 
 
