@@ -58,6 +58,8 @@ def test_original_length_beside_the_object_wins():
 
 @pytest.mark.parametrize("keys, length", [
     ({}, 512), ({"context_window_size": 300}, 300),
+    ({"max_position_embeddings": None, "max_sequence_length": 700}, 700),
+    ({"max_position_embeddings": None, "context_window_size": 300}, 300),
     ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 2048),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 1024),
     ({"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}}, 512),

@@ -17,7 +17,7 @@ _GENERATION_NAMES = ("generation_config.json", "config.json")
 _MLC_DEFAULT_END = 2
 
 
-def stop_token_ids(folder: Path, tokenizer: Tokenizer | None = None) -> set[int]:
+def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None) -> set[int]:
     """Ids that end an answer of the model in ``folder``.
 
     The union of eos_token_id in generation_config.json and config.json, the tokenizer's eos_token, and what
@@ -26,6 +26,7 @@ def stop_token_ids(folder: Path, tokenizer: Tokenizer | None = None) -> set[int]
     where the model does not say.
     tokenizer: the folder's, if it is open already. Raises CheckpointError for a file that cannot be read.
     """
+    folder = Path(folder)
     found: set[int] = set()
     for name in _GENERATION_NAMES:
         found |= _ids(read_optional_json_object(folder / name, CheckpointError).get("eos_token_id"))

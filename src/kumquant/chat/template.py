@@ -35,7 +35,7 @@ class ChatTemplate:
         self._source, self._variables, self._prefix, self.where = source, dict(variables or {}), prefix, where
 
     @classmethod
-    def open(cls, folder: Path, name: str = "default") -> ChatTemplate:
+    def open(cls, folder: Path | str, name: str = "default") -> ChatTemplate:
         """The template of a model folder; ``find`` says where it is looked for.
 
         Raises CheckpointError if there is none, UnsupportedError if it cannot be used.
@@ -50,13 +50,14 @@ class ChatTemplate:
         return template
 
     @classmethod
-    def find(cls, folder: Path, name: str = "default") -> ChatTemplate | None:
+    def find(cls, folder: Path | str, name: str = "default") -> ChatTemplate | None:
         """The template of a model folder, None if it has none.
 
         Looked for in Transformers' order: chat_template.jinja, tokenizer_config.json (``name`` chooses where
         it has several), chat_template.json; then in mlc-chat-config.json, as an object or as one of MLC's
         names. Raises UnsupportedError for a template that cannot be used.
         """
+        folder = Path(folder)
         text, where = _jinja_text(folder, name)
         if text is not None:
             return cls(JinjaTemplate(text, where), special_tokens(folder), where=where)

@@ -16,6 +16,9 @@ Window = Literal["none", "all layers", "by layer"]
 # Activations by Transformers' name -> the name in a DecoderSpec.
 _ACTIVATIONS = {"silu": "silu", "swish": "silu"}
 
+# Where a config says how long sequences may be, in MLC's order after its own key.
+_LENGTH_KEYS = ("max_position_embeddings", "max_sequence_length", "context_window_size")
+
 # Keys that change what a model computes in ways no supported family describes, with the values that do not.
 _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
@@ -88,7 +91,8 @@ def read_config(source: Mapping[str, Any], where: str, *, model_type: str, biase
     if num_heads % num_kv_heads:
         raise CheckpointError("query heads must divide evenly among key/value heads", where=where,
                               found=f"{num_heads} and {num_kv_heads}")
-    length = keys.count("max_position_embeddings", keys.count("max_sequence_length", 0) or None)
+    length = next((keys.count(key) for key in _LENGTH_KEYS if keys.has(key)), 0)
+    length = length or keys.count("max_position_embeddings")
     head_dim = _head_dim(keys, hidden_size, num_heads)
     rope = rope_from_config(keys, head_dim, length)
     num_layers = keys.count("num_hidden_layers")

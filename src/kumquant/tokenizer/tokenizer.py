@@ -35,12 +35,13 @@ class Tokenizer:
         self._backend = backend
 
     @classmethod
-    def open(cls, folder: Path) -> Tokenizer:
+    def open(cls, folder: Path | str) -> Tokenizer:
         """The tokenizer of a model folder.
 
         Raises CheckpointError if tokenizer.json is missing or damaged, UnsupportedError if there is only a
         SentencePiece file.
         """
+        folder = Path(folder)
         path = folder / TOKENIZER_NAME
         if not path.is_file():
             if (folder / "tokenizer.model").is_file():
