@@ -41,7 +41,8 @@ struct Packed {
 
 // A matrix in panels: quantized when scales are given, else plain values. bits 4 with zeros means AWQ's layout.
 std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& scales, const std::optional<Bytes>& zeros,
-                               const std::string& dtype, int rows, int inputs, bool gated, int bits, int group) {
+                               const std::string& dtype, int rows, int inputs, bool gated, int bits, int group,
+                               const Kernels& kernels) {
   auto p = std::make_unique<Packed>();
   const Number number = number_named(dtype);
   if (scales) {
@@ -51,7 +52,7 @@ std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& s
     if (codes.size() != code_bytes || scales->size() != (size_t)rows * q.groups() * size_of(number) ||
         (zeros && zeros->size() != (size_t)q.groups() * rows / 2))
       throw std::invalid_argument("the bytes do not fit the shape");
-    p->panels = pack(std::vector<QuantizedRows>{q}, gated, false, p->arena, p->pool);
+    p->panels = pack(std::vector<QuantizedRows>{q}, gated, false, p->arena, p->pool, kernels);
   } else {
     if (codes.size() != (size_t)rows * inputs * size_of(number)) throw std::invalid_argument("the bytes do not fit the shape");
     p->panels = pack(std::vector<PlainRows>{{codes.data(), number, rows, inputs}}, gated, false, p->arena, p->pool);
@@ -72,7 +73,7 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
   const Kernels& kernels = choose_kernels(isa);
   const int columns = (int)x.shape(0), inputs = (int)x.shape(1);
   const bool gated = epilogue == "gated";
-  auto p = packed(codes, scales, zeros, dtype, rows, inputs, gated, bits, group);
+  auto p = packed(codes, scales, zeros, dtype, rows, inputs, gated, bits, group, kernels);
   const size_t groups = p->panels.groups, padded = p->panels.padded_inputs();
   const int out_rows = gated ? rows / 2 : rows;
   std::vector<float> y((size_t)columns * out_rows, 0.0f);

@@ -235,7 +235,7 @@ static void bind_runtime(nb::module_& m) {
              for (const QuantizedPart& part : parts) rows.push_back(quantized_rows(part, dtype, inputs, bits, group, layout));
              Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
-             linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool());
+             linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool(), m.model.kernels());
            })
       .def("set_plain",
            [](PyModel& m, const std::string& role, int layer, int expert, const std::vector<PlainPart>& parts, const std::string& dtype,

@@ -1,6 +1,7 @@
 // RMS norm, rotary embedding, and the two reductions that choosing a token needs.
 #pragma once
 #include "kernels/kernels.h"
+#include "kernels/packing.h"
 #include "kernels/simd.h"
 
 namespace kq {
@@ -107,7 +108,7 @@ const Kernels table = {
 #else
     "portable",
 #endif
-    kIntCols, kFloatCols, quantize_column, pack_column, matmul_int, matmul_float, rms_norm, layer_norm, rope, soft_cap,
+    kIntCols, kFloatCols, quantize_column, pack_column, pack_rows, matmul_int, matmul_float, rms_norm, layer_norm, rope, soft_cap,
     write_kv, attend, argmax, exp_sum};
 }  // namespace KQ_ISA
 }  // namespace kq

@@ -92,6 +92,9 @@ struct Kernels {
   void (*quantize_column)(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column);
   void (*pack_column)(const float* x, int inputs, const FloatTiles& tiles, int column);
 
+  // Sixteen rows of 4-bit groups of 32 as stored (null: a row that does not exist) into a zeroed panel.
+  void (*pack_rows)(const uint8_t* const* codes, const uint8_t* const* scales, int words, int scale_size, size_t block, uint8_t* panel);
+
   // Panels [begin, end) times all columns. scratch: 16 * padded inputs bytes (unpacked codes).
   void (*matmul_int)(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch);
   void (*matmul_float)(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out);

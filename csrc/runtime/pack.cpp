@@ -125,10 +125,18 @@ void pack_row(const QuantizedRows& s, int row, const Panels& p, uint8_t* panel, 
   }
 }
 
+// Rows [from, to) of a part into rows r, r + 1, … of a panel, a few inputs at a time so that both sides stay in the first-level cache.
 template <class T>
-void pack_plain_row(const PlainRows& s, int row, uint8_t* panel, int r) {
-  const uint8_t* source = s.values + (size_t)row * s.inputs * sizeof(T);
-  for (int k = 0; k < s.inputs; k++) std::memcpy(panel + ((size_t)k * kPanelRows + r) * sizeof(T), source + k * sizeof(T), sizeof(T));
+void pack_plain_rows(const PlainRows& s, int from, int to, uint8_t* panel, int r) {
+  constexpr int kTile = 64;
+  for (int k0 = 0; k0 < s.inputs; k0 += kTile) {
+    const int k1 = std::min(s.inputs, k0 + kTile);
+    for (int row = from; row < to; row++) {
+      const uint8_t* source = s.values + (size_t)row * s.inputs * sizeof(T);
+      uint8_t* target = panel + (size_t)(r + row - from) * sizeof(T);
+      for (int k = k0; k < k1; k++) std::memcpy(target + (size_t)k * kPanelRows * sizeof(T), source + k * sizeof(T), sizeof(T));
+    }
+  }
 }
 
 // Lets go of rows [first, last) of one part.
@@ -143,18 +151,20 @@ void release_rows(const PlainRows& s, int first, int last) {
   release_range(s.values + first * row_bytes, s.values + last * row_bytes);
 }
 
-// Fills all panels from the stacked parts on the pool: write(part, row of the part, panel memory, row of the panel).
+// Calls visit(part, first row in it, last row in it, offset in the run) for every part that rows [first, first + count) touch.
+template <class Part, class Visit>
+void over_parts(const std::vector<Part>& parts, int first, int count, Visit visit) {
+  int start = 0;
+  for (const Part& part : parts) {
+    const int from = std::max(first, start), to = std::min(first + count, start + part.rows);
+    if (from < to) visit(part, from - start, to - start, from - first);
+    start += part.rows;
+  }
+}
+
+// Fills all panels from the stacked parts on the pool: write(panel memory, first row, number of rows).
 template <class Part, class Write>
 void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base, bool release, ThreadPool& pool, Write write) {
-  // Calls visit(part, first row in it, last row in it, offset in the run) for every part that rows [first, first + count) touch.
-  auto over_parts = [&](int first, int count, auto visit) {
-    int start = 0;
-    for (const Part& part : parts) {
-      const int from = std::max(first, start), to = std::min(first + count, start + part.rows);
-      if (from < to) visit(part, from - start, to - start, from - first);
-      start += part.rows;
-    }
-  };
   Claims claims;
   const int chunk = (1 + (int)((1 << 20) / (p.panel_bytes + 1)) + 1) / 2 * 2;  // pairs of gated panels stay together
   pool.run([&](int) {
@@ -163,9 +173,7 @@ void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base,
       for (int i = begin; i < end; i++) {
         int first, count;
         panel_rows(p, i, &first, &count);
-        over_parts(first, count, [&](const Part& part, int from, int to, int at) {
-          for (int row = from; row < to; row++) write(part, row, base + (size_t)i * p.panel_bytes, at + row - from);
-        });
+        write(base + (size_t)i * p.panel_bytes, first, count);
       }
       if (!release) continue;
       for (int half = 0; half < (p.interleaved ? 2 : 1); half++) {
@@ -173,7 +181,7 @@ void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base,
         const int low = p.interleaved ? begin + half : begin, high = p.interleaved ? end - 2 + half : end - 1;
         panel_rows(p, low, &first, &count);
         panel_rows(p, high, &last, &last_count);
-        over_parts(first, last + last_count - first, [&](const Part& part, int from, int to, int) { release_rows(part, from, to); });
+        over_parts(parts, first, last + last_count - first, [&](const Part& part, int from, int to, int) { release_rows(part, from, to); });
       }
     }
   });
@@ -203,7 +211,8 @@ void check_layout(const Panels& p) {
 }
 }  // namespace
 
-Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool) {
+Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool,
+            const Kernels& kernels) {
   Panels p = shape_of(stacked_rows(parts, gated), parts[0].inputs, gated);
   const QuantizedRows& first = parts[0];
   for (const QuantizedRows& part : parts)
@@ -221,8 +230,22 @@ Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, A
   p.panel_bytes = (size_t)(p.groups / 2) * p.block_bytes();
   uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
   p.data = base;
-  fill_panels(parts, p, base, release, pool,
-              [&](const QuantizedRows& part, int row, uint8_t* panel, int r) { pack_row(part, row, p, panel, r); });
+  bool common = true;  // the layout that a kernel packs
+  for (const QuantizedRows& part : parts) common = common && part.bits == 4 && part.group == kGroup && part.layout == CodeLayout::rows;
+  fill_panels(parts, p, base, release, pool, [&](uint8_t* panel, int first_row, int count) {
+    const uint8_t *codes[kPanelRows] = {}, *scales[kPanelRows] = {};
+    over_parts(parts, first_row, count, [&](const QuantizedRows& part, int from, int to, int at) {
+      for (int row = from; row < to; row++, at++) {
+        if (!common) {
+          pack_row(part, row, p, panel, at);
+          continue;
+        }
+        codes[at] = part.codes + (size_t)row * part.words() * 4;
+        scales[at] = scale_at(part, row, 0);
+      }
+    });
+    if (common) kernels.pack_rows(codes, scales, first.words(), (int)size_of(p.number), p.block_bytes(), panel);
+  });
   return p;
 }
 
@@ -236,8 +259,10 @@ Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena
   uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
   p.data = base;
   const bool wide = size_of(p.number) == 4;
-  fill_panels(parts, p, base, release, pool, [&](const PlainRows& part, int row, uint8_t* panel, int r) {
-    wide ? pack_plain_row<uint32_t>(part, row, panel, r) : pack_plain_row<uint16_t>(part, row, panel, r);
+  fill_panels(parts, p, base, release, pool, [&](uint8_t* panel, int first, int count) {
+    over_parts(parts, first, count, [&](const PlainRows& part, int from, int to, int at) {
+      wide ? pack_plain_rows<uint32_t>(part, from, to, panel, at) : pack_plain_rows<uint16_t>(part, from, to, panel, at);
+    });
   });
   return p;
 }
