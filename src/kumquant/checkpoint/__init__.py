@@ -1,5 +1,6 @@
-"""Hugging Face checkpoints: safetensors files, with or without an index, read lazily."""
+"""Hugging Face checkpoints: weights by name and a config, read lazily."""
 
-from .tensors import Checkpoint, CheckpointFile, TensorInfo, open_checkpoint
+from .checkpoint import Checkpoint, CheckpointFile, PackedRows, TensorInfo
+from .tensors import open_checkpoint
 
-__all__ = ["Checkpoint", "CheckpointFile", "TensorInfo", "open_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointFile", "PackedRows", "TensorInfo", "open_checkpoint"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..errors import CheckpointError, UnsupportedError
 from ..files import translated_os_errors
+from .checkpoint import Checkpoint, CheckpointFile, TensorInfo
 from .folder import INDEX_NAME, SINGLE_NAME, read_config, read_weight_map, require_folder
 from .header import Header, HeaderTensor, read_header
 
@@ -24,53 +24,17 @@ READABLE_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor of the checkpoint.
+class SafetensorsCheckpoint(Checkpoint):
+    """A folder of safetensors files.
 
-    dtype: "float32", "float16", "bfloat16", else safetensors' tag. file: the name of the file it is in.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: str
-    nbytes: int
-
-    @property
-    def num_values(self) -> int:
-        count = 1
-        for extent in self.shape:
-            count *= extent
-        return count
-
-
-@dataclass(frozen=True)
-class CheckpointFile:
-    """One safetensors file, with what tells whether it is still the same one later."""
-
-    name: str
-    nbytes: int
-    mtime_ns: int
-    header_sha256: str
-
-
-class Checkpoint:
-    """A folder of safetensors files with its config. Make one with ``open_checkpoint``.
-
-    folder; config: config.json as it stands; has_index: whether an index names the files; files: in order of
-    first use; tensors: name -> TensorInfo in MLC's order (with an index: files by first appearance in
-    ``weight_map``, names inside a file in its order; one file: by data offset).
-    Source of the order: docs/format.md.
+    Order of the tensors: with an index, files by first appearance in ``weight_map``, names inside a file in its
+    order; one file: by data offset. Source: docs/format.md.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], headers: dict[str, Header],
                  order: Mapping[str, list[str]], has_index: bool) -> None:
-        self.folder = folder
-        self.config = config
-        self.has_index = has_index
-        self.files = tuple(_describe_file(folder, name, header) for name, header in headers.items())
-        self.tensors: dict[str, TensorInfo] = {}
+        files = tuple(_describe_file(folder, name, header) for name, header in headers.items())
+        super().__init__(folder, config, has_index, files, {})
         self._places: dict[str, HeaderTensor] = {}
         self._maps: dict[str, mmap.mmap] = {}
         for file_name, names in order.items():
@@ -81,31 +45,19 @@ class Checkpoint:
                 self.tensors[name] = TensorInfo(name, dtype, place.shape, file_name, place.end - place.begin)
                 self._places[name] = place
 
-    def read(self, name: str) -> np.ndarray:
-        """Tensor ``name`` as a read-only view of the mapped file; pages load when touched.
-
-        Raises CheckpointError for an unknown name, UnsupportedError for a dtype that weights cannot have.
-        """
-        info = self.tensors.get(name)
-        if info is None:
-            raise CheckpointError(f"there is no tensor {name}", where=self.folder)
-        place = self._places[name]
-        if place.dtype not in READABLE_DTYPES:
-            raise UnsupportedError(f"tensor {name} has dtype {place.dtype}", where=self.folder / info.file,
+    def read_rows(self, name: str, width: int, begin: int, end: int) -> np.ndarray:
+        """A read-only view of the mapped file; pages load when touched. Raises UnsupportedError (dtype)."""
+        info = self.tensors[name]
+        if self._places[name].dtype not in READABLE_DTYPES:
+            raise UnsupportedError(f"tensor {name} has dtype {info.dtype}", where=self.folder / info.file,
                                    expected=", ".join(READABLE_DTYPES))
-        dtype = READABLE_DTYPES[place.dtype][1]
-        view = np.frombuffer(self._map(info.file), np.uint8, place.end - place.begin, place.begin)
-        return view.view(dtype).reshape(info.shape)
+        return self.raw(name, READABLE_DTYPES[self._places[name].dtype][1]).reshape(-1, width)[begin:end]
 
-    def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file was replaced or written to since the checkpoint was opened."""
-        for file in self.files:
-            path = self.folder / file.name
-            with translated_os_errors("read the file", path, CheckpointError):
-                status = path.stat()
-            if (status.st_size, status.st_mtime_ns) != (file.nbytes, file.mtime_ns):
-                raise CheckpointError("the file changed while it was being read", where=path,
-                                      hint="Start again once nothing writes to the checkpoint.")
+    def raw(self, name: str, dtype: np.dtype[Any]) -> np.ndarray:
+        """The whole tensor as elements of ``dtype``, a flat read-only view of the mapped file."""
+        place = self._places[name]
+        mapped = self._map(self.tensors[name].file)
+        return np.frombuffer(mapped, np.uint8, place.end - place.begin, place.begin).view(dtype)
 
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
         """Ask the system to start reading bytes [begin, end) of the tensor; returns at once."""
@@ -146,7 +98,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if weight_map is None:
         header = read_header(folder / SINGLE_NAME)
         names = [tensor.name for tensor in header.tensors]
-        return Checkpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names}, has_index=False)
+        return SafetensorsCheckpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names}, has_index=False)
     headers: dict[str, Header] = {}
     order: dict[str, list[str]] = {}
     for name, file_name in weight_map.items():
@@ -154,7 +106,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     for file_name in order:
         headers[file_name] = read_header(folder / file_name)
     _check_index(folder, weight_map, headers)
-    return Checkpoint(folder, config, headers, order, has_index=True)
+    return SafetensorsCheckpoint(folder, config, headers, order, has_index=True)
 
 
 def _check_index(folder: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:

@@ -57,6 +57,7 @@ class _Job:
     family: Family
     scheme: Scheme
     quantizer: str
+    keep_codes: bool
     tensors: list[PlannedTensor]
     plan: ShardPlan
     num_values: int
@@ -108,13 +109,14 @@ def _plan(source: str | Path, quantization: str, compat: bool) -> _Job:
     # Written at the end, but made now: whatever is wrong with the source shows before the long work.
     warnings: list[str] = []
     chat = chat_config(checkpoint.folder, family, config, scheme, warnings)
-    return _Job(checkpoint, family, scheme, quantizer, tensors, plan, num_values, chat, warnings)
+    return _Job(checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values, chat, warnings)
 
 
 def _write(job: _Job, out: Path, force: bool, threads: int, legacy_names: bool,
            progress: Progress) -> tuple[Manifest, int]:
     """Write the cache into the locked folder; returns its manifest and how many shards were there already."""
-    options: dict[str, Any] = {"quantization": job.scheme.name, "quantizer": job.quantizer}
+    options: dict[str, Any] = {"quantization": job.scheme.name, "quantizer": job.quantizer,
+                               "keep_codes": job.keep_codes}
     journal = Journal(out, identity_of(job.checkpoint, job.plan, options))
     is_resumed = journal.exists() and not force
     keep = shards_that_verify(out, journal.load(), progress, threads) if is_resumed else []
@@ -122,10 +124,10 @@ def _write(job: _Job, out: Path, force: bool, threads: int, legacy_names: bool,
         if not is_resumed:
             clear(out)
         journal.start(keep)
-        converter = Converter(job.checkpoint, job.scheme, QUANTIZERS[job.quantizer])
+        converter = Converter(job.checkpoint, job.scheme, QUANTIZERS[job.quantizer], job.keep_codes)
         write_tensors(job.tensors, job.checkpoint, converter, writer, threads, progress)
         job.checkpoint.check_unchanged()
-        copy_small_files(job.checkpoint.folder, out, job.warnings)
+        copy_small_files(job.checkpoint, out, job.warnings)
         atomic_write(out / CHAT_CONFIG_NAME, json.dumps(job.chat_config, indent=2))
         manifest = writer.finish(job.num_values)
     journal.remove()

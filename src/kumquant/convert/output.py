@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..checkpoint import Checkpoint
 from ..errors import RequestError
 from ..files import atomic_write, translated_os_errors
 from ..tensor_cache import MANIFEST_NAMES
@@ -80,16 +81,18 @@ def made_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def copy_small_files(source: Path, out: Path, warnings: list[str]) -> None:
-    """Copy config, generation config, tokenizer and chat template, those that exist.
+def copy_small_files(checkpoint: Checkpoint, out: Path, warnings: list[str]) -> None:
+    """Write config, generation config, tokenizer and chat template, those that exist.
 
     Appends to ``warnings`` when there is no tokenizer.json.
     """
     for name in COPIED_NAMES:
-        if not (source / name).is_file():
-            continue
-        with translated_os_errors("read the file", source / name):
-            data = (source / name).read_bytes()
-        atomic_write(out / name, data)
-    if not has_tokenizer(source):
+        path = checkpoint.folder / name
+        if name in checkpoint.small_files:
+            atomic_write(out / name, checkpoint.small_files[name])
+        elif path.is_file():
+            with translated_os_errors("read the file", path):
+                data = path.read_bytes()
+            atomic_write(out / name, data)
+    if not has_tokenizer(out):
         warnings.append("The source has no tokenizer.json: the cache takes token ids, not text.")

@@ -69,8 +69,11 @@ def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
 class Converter:
     """Turns blocks into arrays; its methods may run in several threads at once."""
 
-    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, quantizer: RowQuantizer) -> None:
+    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, quantizer: RowQuantizer,
+                 keep_codes: bool = True) -> None:
+        """keep_codes: take codes and scales over where the source brings its own (``Checkpoint.has_codes``)."""
         self._checkpoint, self._scheme, self._quantizer = checkpoint, scheme, quantizer
+        self._keep_codes = keep_codes
 
     def prefetch(self, block: Block) -> None:
         """Ask for the block's pages before a thread is free to work on it."""
@@ -78,7 +81,9 @@ class Converter:
 
     def convert(self, block: Block, is_quantized: bool) -> ConvertedBlock:
         """Cast, or cast and quantize, one block; its source pages are released."""
-        values = self._checkpoint.read(block.name).reshape(-1, block.width)[block.begin : block.end]
+        if is_quantized and self._keep_codes and self._checkpoint.has_codes(block.name, self._scheme):
+            return self._take_over(block)
+        values = self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
         if is_quantized:
             codes, scales = new_outputs(len(values), block.width, self._scheme)
             self._quantizer(values, self._scheme, codes, scales)
@@ -88,6 +93,11 @@ class Converter:
             converted = ConvertedBlock((result.copy() if result is values else result,), block.nbytes)
         self._checkpoint.release(block.name, *self._byte_range(block))
         return converted
+
+    def _take_over(self, block: Block) -> ConvertedBlock:
+        codes, scales = self._checkpoint.read_codes(block.name, self._scheme, block.begin, block.end)
+        self._checkpoint.release(block.name, *self._byte_range(block))
+        return ConvertedBlock((codes, cast(scales, self._scheme.model_dtype)), block.nbytes)
 
     def _byte_range(self, block: Block) -> tuple[int, int]:
         row_bytes = block.nbytes // (block.end - block.begin)
