@@ -62,15 +62,16 @@ void expect(const char* what, size_t nbytes, size_t expected, const void* data, 
 }
 
 void quantize_rows(const Source& source, const std::string& source_dtype, size_t rows, size_t width, const std::string& model_dtype,
-                   const Target& codes, const Target& scales, const std::string& isa) {
+                   int bits, bool unrounded_divisor, const Target& codes, const Target& scales, const std::string& isa) {
   const QuantizeKernels& kernels = chosen(isa);
   const Number from = number_named(source_dtype), model = number_named(model_dtype);
-  const size_t groups = (width + kGroup - 1) / kGroup;
+  if (group_of(bits) == 0) throw std::invalid_argument("no kernel quantizes to " + std::to_string(bits) + " bits");
+  const size_t groups = (width + group_of(bits) - 1) / group_of(bits);
   expect("source", source.size(), rows * width * size_of(from), source.data(), size_of(from));
-  expect("codes", codes.size(), rows * groups * 16, codes.data(), 4);
+  expect("codes", codes.size(), rows * groups * words_of(bits) * 4, codes.data(), 4);
   expect("scales", scales.size(), rows * groups * size_of(model), scales.data(), size_of(model));
   nb::gil_scoped_release release;
-  kernels.quantize_rows(source.data(), from, model, rows, width, (uint32_t*)codes.data(), scales.data());
+  kernels.quantize_rows(source.data(), from, model, bits, unrounded_divisor, rows, width, (uint32_t*)codes.data(), scales.data());
 }
 
 void cast_values(const Source& source, const std::string& source_dtype, const std::string& model_dtype, const Target& out,
@@ -87,8 +88,8 @@ void cast_values(const Source& source, const std::string& source_dtype, const st
 
 void bind_quantize(nb::module_& m) {
   m.def("quantize_rows", &quantize_rows, nb::arg("source"), nb::arg("source_dtype"), nb::arg("rows"), nb::arg("width"),
-        nb::arg("model_dtype"), nb::arg("codes"), nb::arg("scales"), nb::arg("isa") = "",
-        "Quantize rows in groups of 32 to 4 bits; all arrays are flat views as bytes (see csrc/kernels/quantize.h).");
+        nb::arg("model_dtype"), nb::arg("bits"), nb::arg("unrounded_divisor"), nb::arg("codes"), nb::arg("scales"), nb::arg("isa") = "",
+        "Quantize rows in groups to 3, 4 or 8 bits; all arrays are flat views as bytes (see csrc/kernels/quantize.h).");
   m.def("cast_values", &cast_values, nb::arg("source"), nb::arg("source_dtype"), nb::arg("model_dtype"), nb::arg("out"),
         nb::arg("isa") = "", "Cast values to the model dtype; all arrays are flat views as bytes.");
 }

@@ -6,9 +6,11 @@
 namespace kq {
 namespace KQ_ISA {
 
-constexpr float kZeroPoint = 7.0f;
-constexpr float kMaxCode = 14.0f;  // code 15 is never written
 constexpr int kLanes = 16;
+constexpr int kMaxVectors = 3;  // a group of 40, filled up
+
+constexpr int vectors_of(int bits) { return (group_of(bits) + kLanes - 1) / kLanes; }
+constexpr float zero_point_of(int bits) { return (float)((1 << (bits - 1)) - 1); }
 
 #if defined(KQ_ISA_AVX512)
 static inline F16 round_f16(F16 x) {
@@ -23,7 +25,7 @@ static inline F16 round_bf16(F16 x) {
   __m512i r = _mm512_and_si512(bf16_rounded_bits(u), _mm512_set1_epi32((int)0xFFFF0000));
   return {_mm512_mask_mov_ps(_mm512_castsi512_ps(r), _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), x.v)};
 }
-static inline bool any_nan(F16 x, F16 y) { return _mm512_cmp_ps_mask(x.v, y.v, _CMP_UNORD_Q) != 0; }
+static inline bool any_nan(F16 x) { return _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q) != 0; }
 static inline __m256i code_bytes(I16 x, I16 y) {
   return _mm256_set_m128i(_mm512_cvtepi32_epi8(y.v), _mm512_cvtepi32_epi8(x.v));
 }
@@ -38,8 +40,8 @@ static inline __m256 round_bf16_8(__m256 x) {
   return _mm256_blendv_ps(_mm256_castsi256_ps(r), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 static inline F16 round_bf16(F16 x) { return {round_bf16_8(x.a), round_bf16_8(x.b)}; }
-static inline bool any_nan(F16 x, F16 y) {
-  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, y.b, _CMP_UNORD_Q))) != 0;
+static inline bool any_nan(F16 x) {
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))) != 0;
 }
 static inline __m256i code_bytes(I16 x, I16 y) {
   __m256i lo = _mm256_permute4x64_epi64(_mm256_packus_epi32(x.a, x.b), 0xD8);
@@ -58,28 +60,37 @@ static inline F16 round_bf16(F16 x) {
   }
   return x;
 }
-static inline bool any_nan(F16 x, F16 y) {
+static inline bool any_nan(F16 x) {
   bool found = false;
-  for (int i = 0; i < kLanes; i++) found |= x.v[i] != x.v[i] || y.v[i] != y.v[i];
+  for (int i = 0; i < kLanes; i++) found |= x.v[i] != x.v[i];
   return found;
 }
 #endif
 
-// 32 codes of 0..14 into four words, the first in the low bits.
-static inline void pack_words(I16 x, I16 y, uint32_t* words) {
+// The codes of one group into its words, the first code in the low bits.
+template <int Bits>
+static inline void pack_words(const I16* codes, uint32_t* words) {
 #if defined(KQ_ISA_AVX512) || defined(KQ_ISA_AVX2)
-  // even code + 16 * odd code: one packed byte in each 16-bit lane
-  __m256i pairs = _mm256_maddubs_epi16(code_bytes(x, y), _mm256_set1_epi16(0x1001));
-  __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(pairs, pairs), 0xD8);
-  _mm_storeu_si128((__m128i*)words, _mm256_castsi256_si128(bytes));
-#else
-  for (int w = 0; w < 4; w++) {
-    const int32_t* codes = (w < 2 ? x.v : y.v) + 8 * (w & 1);
-    uint32_t word = 0;
-    for (int j = 0; j < 8; j++) word |= (uint32_t)codes[j] << (4 * j);
-    words[w] = word;
+  if constexpr (Bits == 8) {
+    _mm256_storeu_si256((__m256i*)words, code_bytes(codes[0], codes[1]));
+    return;
+  }
+  if constexpr (Bits == 4) {
+    // even code + 16 * odd code: one packed byte in each 16-bit lane
+    __m256i pairs = _mm256_maddubs_epi16(code_bytes(codes[0], codes[1]), _mm256_set1_epi16(0x1001));
+    __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(pairs, pairs), 0xD8);
+    _mm_storeu_si128((__m128i*)words, _mm256_castsi256_si128(bytes));
+    return;
   }
 #endif
+  constexpr int kPerWord = 32 / Bits;
+  int32_t values[kMaxVectors * kLanes];
+  for (int v = 0; v < vectors_of(Bits); v++) __builtin_memcpy(values + v * kLanes, &codes[v], sizeof(int32_t) * kLanes);
+  for (int w = 0; w < words_of(Bits); w++) {
+    uint32_t word = 0;
+    for (int j = 0; j < kPerWord; j++) word |= (uint32_t)values[w * kPerWord + j] << (Bits * j);
+    words[w] = word;
+  }
 }
 
 template <Number S>
@@ -125,24 +136,36 @@ static inline float lowest_finite() {
 }
 
 // The group's magnitude by the letter: a NaN is forgotten at the next element, and positions from n on count as `lowest`.
-static inline float magnitude_with_nan(F16 x, F16 y, int n, float lowest) {
-  float values[2 * kLanes];
-  store(values, abs(x));
-  store(values + kLanes, abs(y));
+template <int Bits>
+static inline float magnitude_with_nan(const F16* x, int n, float lowest) {
+  float values[kMaxVectors * kLanes];
+  for (int v = 0; v < vectors_of(Bits); v++) store(values + v * kLanes, abs(x[v]));
   float m = lowest;
-  for (int i = 0; i < 2 * kLanes; i++) {
+  for (int i = 0; i < group_of(Bits); i++) {
     float a = i < n ? values[i] : lowest;
     m = m > a ? m : a;
   }
   return m;
 }
 
-// One group of n <= 32 values, the rest of x and y being zeros. Returns the scale, exact in the model dtype.
-template <Number T>
-static inline float quantize_group(F16 x, F16 y, int n, uint32_t* words) {
-  float m = any_nan(x, y) ? magnitude_with_nan(x, y, n, lowest_finite<T>()) : reduce_max(max(abs(x), abs(y)));
-  float scale = m / kZeroPoint;
-  if constexpr (T == Number::bf16) scale = widened_bf16(scale_bf16(scale));
+// The group's largest magnitude; positions from n on are zeros.
+template <Number T, int Bits>
+static inline float magnitude(const F16* x, int n) {
+  bool has_nan = false;
+  F16 most = abs(x[0]);
+  for (int v = 0; v < vectors_of(Bits); v++) {
+    has_nan |= any_nan(x[v]);
+    most = max(most, abs(x[v]));
+  }
+  return has_nan ? magnitude_with_nan<Bits>(x, n, lowest_finite<T>()) : reduce_max(most);
+}
+
+// One group of n values, the rest of x being zeros. Returns the scale; for bfloat16 it may still have to be rounded.
+template <Number T, int Bits>
+static inline float quantize_group(const F16* x, int n, bool unrounded_divisor, uint32_t* words) {
+  float scale = magnitude<T, Bits>(x, n) / zero_point_of(Bits);
+  if constexpr (T == Number::bf16)
+    if (!unrounded_divisor) scale = widened_bf16(scale_bf16(scale));
   F16 divisor = set1(scale);
   if constexpr (T == Number::f16) {
     divisor = round_f16(divisor);
@@ -150,26 +173,33 @@ static inline float quantize_group(F16 x, F16 y, int n, uint32_t* words) {
     store(lanes, divisor);
     scale = lanes[0];
   }
-  const F16 zero_point = set1(kZeroPoint), top = set1(kMaxCode);
-  F16 qx = div(x, divisor), qy = div(y, divisor);
-  if constexpr (T == Number::f16) qx = round_f16(qx), qy = round_f16(qy);
-  qx = add(qx, zero_point), qy = add(qy, zero_point);
-  if constexpr (T == Number::f16) qx = round_f16(qx), qy = round_f16(qy);
-  // max gives its second operand for NaN, so NaN becomes 0; clamping first leaves the rounding unchanged.
-  pack_words(round_to_int(min(max(qx, zero()), top)), round_to_int(min(max(qy, zero()), top)), words);
+  const F16 zero_point = set1(zero_point_of(Bits)), top = set1(2 * zero_point_of(Bits));  // all ones is never written
+  I16 codes[kMaxVectors];
+  for (int v = 0; v < vectors_of(Bits); v++) {
+    F16 q = div(x[v], divisor);
+    if constexpr (T == Number::f16) q = round_f16(q);
+    q = add(q, zero_point);
+    if constexpr (T == Number::f16) q = round_f16(q);
+    // max gives its second operand for NaN, so NaN becomes 0; clamping first leaves the rounding unchanged.
+    codes[v] = round_to_int(min(max(q, zero()), top));
+  }
+  pack_words<Bits>(codes, words);
   return scale;
 }
 
-// The last group of a row, cut short: n < 32 values.
-template <Number S, Number T>
-static float quantize_short_group(const void* source, size_t i, int n, uint32_t* words) {
+// A group of n values that is cut short, or does not fill its vectors: copied so that nothing behind it is read.
+template <Number S, Number T, int Bits>
+static float quantize_copied_group(const void* source, size_t i, int n, bool unrounded_divisor, uint32_t* words) {
   const size_t size = S == Number::f32 ? 4 : 2;
-  alignas(64) uint8_t padded[kGroup * 4] = {};
+  alignas(64) uint8_t padded[kMaxVectors * kLanes * 4] = {};
   __builtin_memcpy(padded, (const uint8_t*)source + i * size, n * size);
-  float scale = quantize_group<T>(load_as_model<S, T>(padded, 0), load_as_model<S, T>(padded, kLanes), n, words);
-  for (int w = 0; w < 4; w++) {
-    int kept = min_int(max_int(n - 8 * w, 0), 8);
-    words[w] &= kept == 8 ? 0xFFFFFFFFu : (1u << (4 * kept)) - 1;
+  F16 x[kMaxVectors];
+  for (int v = 0; v < vectors_of(Bits); v++) x[v] = load_as_model<S, T>(padded, v * kLanes);
+  float scale = quantize_group<T, Bits>(x, n, unrounded_divisor, words);
+  constexpr int kPerWord = 32 / Bits;
+  for (int w = 0; w < words_of(Bits); w++) {
+    int kept = min_int(max_int(n - kPerWord * w, 0), kPerWord);
+    if (kept < kPerWord) words[w] &= (1u << (Bits * kept)) - 1;
   }
   return scale;
 }
@@ -187,22 +217,27 @@ static inline void store_scales(const float* scales, int n, void* out, size_t i)
   }
 }
 
-template <Number S, Number T>
-static void quantize_rows_as(const void* source, size_t rows, size_t width, uint32_t* codes, void* scales) {
-  const size_t groups = (width + kGroup - 1) / kGroup;
+template <Number S, Number T, int Bits>
+static void quantize_rows_as(const void* source, bool unrounded_divisor, size_t rows, size_t width, uint32_t* codes, void* scales) {
+  constexpr size_t kSize = group_of(Bits), kWords = words_of(Bits);
+  constexpr bool kFills = kSize % kLanes == 0;
+  const size_t groups = (width + kSize - 1) / kSize;
   alignas(64) float pending[kLanes] = {};
   for (size_t row = 0; row < rows; row++) {
     const size_t start = row * width;
     for (size_t first = 0; first < groups; first += kLanes) {
       const int count = (int)(groups - first < kLanes ? groups - first : kLanes);
       for (int g = 0; g < count; g++) {
-        const size_t k = (first + g) * kGroup;
-        uint32_t* words = codes + 4 * (row * groups + first + g);
-        if (k + kGroup <= width)
-          pending[g] = quantize_group<T>(load_as_model<S, T>(source, start + k),
-                                         load_as_model<S, T>(source, start + k + kLanes), kGroup, words);
-        else
-          pending[g] = quantize_short_group<S, T>(source, start + k, (int)(width - k), words);
+        const size_t k = (first + g) * kSize;
+        uint32_t* words = codes + kWords * (row * groups + first + g);
+        if (kFills && k + kSize <= width) {
+          F16 x[kMaxVectors];
+          for (int v = 0; v < vectors_of(Bits); v++) x[v] = load_as_model<S, T>(source, start + k + v * kLanes);
+          pending[g] = quantize_group<T, Bits>(x, (int)kSize, unrounded_divisor, words);
+        } else {
+          const int n = (int)(k + kSize <= width ? kSize : width - k);
+          pending[g] = quantize_copied_group<S, T, Bits>(source, start + k, n, unrounded_divisor, words);
+        }
       }
       store_scales<T>(pending, count, scales, row * groups + first);
     }
@@ -258,10 +293,12 @@ static inline void with_numbers(Number source, Number model, F f) {
   return with_model(Constant<Number::bf16>{});
 }
 
-static void quantize_rows(const void* source, Number source_number, Number model, size_t rows, size_t width, uint32_t* codes,
-                          void* scales) {
+static void quantize_rows(const void* source, Number source_number, Number model, int bits, bool unrounded_divisor, size_t rows,
+                          size_t width, uint32_t* codes, void* scales) {
   with_numbers(source_number, model, [&]<Number S, Number T>() {
-    quantize_rows_as<S, T>(source, rows, width, codes, scales);
+    if (bits == 3) return quantize_rows_as<S, T, 3>(source, unrounded_divisor, rows, width, codes, scales);
+    if (bits == 8) return quantize_rows_as<S, T, 8>(source, unrounded_divisor, rows, width, codes, scales);
+    quantize_rows_as<S, T, 4>(source, unrounded_divisor, rows, width, codes, scales);
   });
 }
 

@@ -16,7 +16,7 @@ from kumquant.schemes import SCHEMES, Scheme
 
 ISAS = _native.isa_list()
 SOURCES = [np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
-GROUP_MODES = [scheme for scheme in SCHEMES.values() if scheme.is_quantized]
+GROUP_MODES = [scheme for scheme in SCHEMES.values() if scheme.has_groups]
 
 
 def bits(array: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def native(values: np.ndarray, scheme: Scheme, isa: str) -> tuple[np.ndarray, np
 @pytest.mark.parametrize("scheme", GROUP_MODES, ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_kernels_give_the_bits_of_the_twin(isa: str, scheme: Scheme, source: np.dtype[Any]) -> None:
-    samples = [ordinary(3, width) for width in (1, 7, 31, 32, 33, 63, 64, 101, 16 * 32, 17 * 32, 1000)]
+    samples = [ordinary(3, width) for width in (1, 7, 31, 32, 33, 39, 40, 41, 64, 101, 16 * 32, 17 * 40, 1000)]
     samples += [hostile(64, width) for width in (5, 32, 90, 161)]
     samples.append(np.zeros((0, 64), np.float32))
     with np.errstate(over="ignore"):
@@ -109,12 +109,28 @@ def test_quantize_does_not_depend_on_threads() -> None:
     assert np.array_equal(codes.reshape(300, 12), expected[0])
 
 
+def test_layout_kn_is_the_transpose_but_for_the_divisor_in_bfloat16() -> None:
+    weight = ordinary(50, 90)
+    for mode in ("q3f16", "q4f16", "q4bf16"):
+        codes, scales = quantize(weight, SCHEMES[f"{mode}_0"])
+        by_rows = quantize(weight, SCHEMES[f"{mode}_1"])
+        assert codes.flags.c_contiguous and np.array_equal(bits(scales.T), bits(by_rows[1]))
+        assert np.array_equal(codes.T, by_rows[0]) == (mode != "q4bf16")
+
+
+def test_widths_that_no_kernel_is_written_for_take_the_twin() -> None:
+    scheme = Scheme("q2f16", 2, 16, "float16")
+    weight = ordinary(3, 40)
+    codes, _ = quantize(weight, scheme)
+    assert np.array_equal(codes, reference.quantize(weight, scheme)[0])
+
+
 def test_quantize_refuses_what_it_cannot_do() -> None:
     weight = np.zeros((4, 32), np.float32)
     with pytest.raises(UnsupportedError, match="q0f16"):
         quantize(weight, SCHEMES["q0f16"])
-    with pytest.raises(UnsupportedError, match="KN"):
-        quantize(weight, Scheme("KN", 4, 32, "float16", layout="KN"))
+    with pytest.raises(UnsupportedError, match=r"KN has no stacked experts\nChoose q4f16_1"):
+        quantize(weight.reshape(2, 2, 32), SCHEMES["q4f16_0"])
     with pytest.raises(UnsupportedError, match="found float64"):
         quantize(weight.astype(np.float64), SCHEMES["q4f16_1"])
     with pytest.raises(RequestError, match="at least two axes"):
@@ -125,17 +141,21 @@ def test_the_native_door_checks_sizes() -> None:
     source = np.zeros(64, np.uint8)
     codes, scales = np.zeros(16, np.uint8), np.zeros(2, np.uint8)
     for arguments in [
-        (source, "float16", 1, 33, "float16", codes, scales),
-        (source, "float16", 2, 32, "float16", codes, scales),
-        (source, "float16", 1, 32, "float32", codes, scales),
-        (source, "float16", 1, 32, "float16", codes[:8], scales),
-        (source, "int8", 1, 32, "float16", codes, scales),
-        (source[1:], "float16", 1, 32, "float16", codes, scales),
+        (source, "float16", 1, 33, "float16", 4, False, codes, scales),
+        (source, "float16", 2, 32, "float16", 4, False, codes, scales),
+        (source, "float16", 1, 32, "float32", 4, False, codes, scales),
+        (source, "float16", 1, 32, "float16", 4, False, codes[:8], scales),
+        (source, "float16", 1, 32, "float16", 8, False, codes, scales),
+        (source, "int8", 1, 32, "float16", 4, False, codes, scales),
+        (source[1:], "float16", 1, 32, "float16", 4, False, codes, scales),
     ]:
         with pytest.raises(ValueError, match=r"bytes, expected|is not float32"):
             _native.quantize_rows(*arguments)
     with pytest.raises(ValueError, match="not usable"):
-        _native.quantize_rows(source, "float16", 1, 32, "float16", codes, scales, "sse9")
+        _native.quantize_rows(source, "float16", 1, 32, "float16", 4, False, codes, scales, "sse9")
+    for bits_ in (0, -3, 2, 5, 32, 100):
+        with pytest.raises(ValueError, match="no kernel"):
+            _native.quantize_rows(source, "float16", 1, 32, "float16", bits_, False, codes, scales)
 
 
 def test_table_of_quantizers() -> None:

@@ -11,8 +11,8 @@ from ..schemes import Scheme
 from . import reference
 
 SOURCE_DTYPES = ("float32", "float16", "bfloat16")
-# What the kernels are written for; other schemes take the NumPy twin.
-_BITS, _GROUP_SIZE = 4, 32
+# What the kernels are written for, (bits, group size); other schemes take the NumPy twin.
+_KERNELS = ((3, 40), (4, 32), (8, 32))
 
 
 def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales: np.ndarray,
@@ -20,16 +20,17 @@ def round_to_nearest(rows: np.ndarray, scheme: Scheme, codes: np.ndarray, scales
     """Quantize ``rows`` (n, width) float32, float16 or bfloat16 into ``codes`` and ``scales``.
 
     codes: (n, scheme.num_words(width)) uint32. scales: (n, scheme.num_groups(width)) of the model dtype. Both
-    are C-contiguous and written whole. The values are cast to the model dtype first. isa: an instruction set
-    of ``_native.isa_list()``, by default KUMQUANT_ISA's or the best; the result is the same.
+    are C-contiguous and written whole, row by row in every layout: whoever stores "KN" transposes them. The
+    values are cast to the model dtype first. isa: an instruction set of ``_native.isa_list()``, by default
+    KUMQUANT_ISA's or the best; the result is the same.
     Source: MLC group quantization on CPU, bit for bit (quant/reference.py).
     """
-    if (scheme.bits, scheme.group_size) != (_BITS, _GROUP_SIZE):
+    if (scheme.bits, scheme.group_size) not in _KERNELS:
         codes[...], scales[...] = reference.quantize(rows, scheme)
         return
     count, width = rows.shape
-    _native.quantize_rows(as_bytes(rows), source_dtype(rows), count, width, scheme.model_dtype,
-                          as_bytes(codes), as_bytes(scales), isa)
+    _native.quantize_rows(as_bytes(rows), source_dtype(rows), count, width, scheme.model_dtype, scheme.bits,
+                          scheme.layout == "KN", as_bytes(codes), as_bytes(scales), isa)
 
 
 def cast(values: np.ndarray, model_dtype: str, isa: str = "") -> np.ndarray:

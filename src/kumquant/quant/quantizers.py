@@ -35,15 +35,21 @@ def quantize(weight: np.ndarray, scheme: Scheme, threads: int | None = None,
              quantizer: str = DEFAULT_QUANTIZER) -> tuple[np.ndarray, np.ndarray]:
     """Quantize ``weight`` (..., rows, width) float32, float16 or bfloat16 in groups along the last axis.
 
-    threads: how many to use, all cores by default; the result does not depend on it.
+    scheme: ``for_kind`` of the tensor's kind. threads: how many to use, all cores by default; the result does
+    not depend on it.
     Returns codes (..., rows, words) uint32 and scales (..., rows, groups) of the scheme's model dtype
-    (float32 scales are not yet rounded to the bfloat16 that a cache stores).
-    Raises UnsupportedError for a plain scheme, another layout or another dtype, RequestError for a vector.
+    (float32 scales are not yet rounded to the bfloat16 that a cache stores); in layout "KN" (words, rows) and
+    (groups, rows).
+    Raises UnsupportedError for a mode without groups, another dtype, or experts in layout "KN"; RequestError
+    for a vector.
     """
-    if not scheme.is_quantized or scheme.layout != "NK":
-        raise UnsupportedError("this mode has no row-wise codes", where=scheme.name)
+    if not scheme.has_groups:
+        raise UnsupportedError("this mode has no codes in groups", where=scheme.name)
     if weight.ndim < 2:
         raise RequestError("a weight to quantize has at least two axes", found=f"shape {weight.shape}")
+    if scheme.layout == "KN" and weight.ndim != 2:
+        raise UnsupportedError("layout KN has no stacked experts", where=scheme.name,
+                               hint=f"Choose {scheme.name.removesuffix('_0')}_1.")
     quantize_block = QUANTIZERS[quantizer]
     flat = weight.reshape(-1, weight.shape[-1])
     codes, scales = new_outputs(*flat.shape, scheme)
@@ -54,5 +60,7 @@ def quantize(weight: np.ndarray, scheme: Scheme, threads: int | None = None,
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         list(pool.map(run, range(0, len(flat), _ROWS_AT_A_TIME)))
+    if scheme.layout == "KN":
+        return np.ascontiguousarray(codes.T), np.ascontiguousarray(scales.T)
     leading = weight.shape[:-1]
     return codes.reshape(*leading, codes.shape[1]), scales.reshape(*leading, scales.shape[1])

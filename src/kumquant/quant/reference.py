@@ -27,8 +27,8 @@ def quantize(weight: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray
     """Quantize the rows of ``weight``: (rows, width) float32, float16 or bfloat16.
 
     The values are cast to the model dtype first. Returns codes (rows, scheme.num_words(width)) uint32 and
-    scales (rows, scheme.num_groups(width)) of the model dtype. The last group is stored whole; its codes
-    behind the width are 0.
+    scales (rows, scheme.num_groups(width)) of the model dtype, row by row in every layout. The last group is
+    stored whole; its codes behind the width are 0.
     """
     rows, width = weight.shape
     values = cast(weight, scheme.model_dtype)
@@ -57,8 +57,9 @@ def _codes(values: np.ndarray, largest: np.ndarray, scheme: Scheme) -> tuple[np.
     """Scales (rows, groups) in the model dtype and codes (rows, groups, group_size) uint32."""
     zero_point = scheme.zero_point
     if values.dtype == _BFLOAT16:  # everything in float32; only the scale is rounded
-        scales = _round_scale(largest.astype(np.float32) / np.float32(zero_point))
-        values, divisor = values.astype(np.float32), scales.astype(np.float32)
+        unrounded = largest.astype(np.float32) / np.float32(zero_point)
+        scales = _round_scale(unrounded)
+        values, divisor = values.astype(np.float32), unrounded if scheme.layout == "KN" else scales.astype(np.float32)
     else:  # every result is rounded to the model dtype
         scales = divisor = largest / values.dtype.type(zero_point)
     quotient = values / divisor[:, :, None]
