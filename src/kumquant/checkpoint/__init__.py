@@ -1,6 +1,6 @@
 """Hugging Face checkpoints: weights by name and a config, read lazily."""
 
 from .checkpoint import Checkpoint, CheckpointFile, PackedRows, TensorInfo
-from .tensors import open_checkpoint
+from .opening import open_checkpoint
 
 __all__ = ["Checkpoint", "CheckpointFile", "PackedRows", "TensorInfo", "open_checkpoint"]

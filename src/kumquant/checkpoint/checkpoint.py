@@ -21,7 +21,7 @@ class TensorInfo:
 
     dtype: what ``read`` gives, "float32", "float16" or "bfloat16"; else safetensors' tag of something that is no
     weight. file: the name of the file it is in. nbytes: what it takes there. stored_as: how, where that is not
-    plainly as ``dtype`` ("4-bit GPTQ, group 128"); such tensors lost precision before they came here.
+    plainly as ``dtype`` ("4-bit GPTQ, group 128, symmetric"). scale_dtype: of its own scales, if it has any.
     """
 
     name: str
@@ -30,6 +30,7 @@ class TensorInfo:
     file: str
     nbytes: int
     stored_as: str = ""
+    scale_dtype: str = ""
 
     @property
     def num_values(self) -> int:

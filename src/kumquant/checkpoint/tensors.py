@@ -24,8 +24,8 @@ READABLE_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 }
 
 
-class SafetensorsCheckpoint(Checkpoint):
-    """A folder of safetensors files.
+class MappedCheckpoint(Checkpoint):
+    """Tensors at byte ranges of files in a folder, which are mapped when needed.
 
     Order of the tensors: with an index, files by first appearance in ``weight_map``, names inside a file in its
     order; one file: by data offset. Source: docs/format.md.
@@ -87,8 +87,8 @@ class SafetensorsCheckpoint(Checkpoint):
         return mapped
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
-    """Open the checkpoint folder ``source``: config.json and one safetensors file, or several with an index.
+def open_files(source: str | Path) -> MappedCheckpoint:
+    """The tensors in a folder as they are stored: one safetensors file, or several with an index.
 
     Reads headers only. Raises CheckpointError (missing, damaged, contradictory), UnsupportedError (a hub id).
     """
@@ -98,7 +98,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if weight_map is None:
         header = read_header(folder / SINGLE_NAME)
         names = [tensor.name for tensor in header.tensors]
-        return SafetensorsCheckpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names}, has_index=False)
+        return MappedCheckpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names}, has_index=False)
     headers: dict[str, Header] = {}
     order: dict[str, list[str]] = {}
     for name, file_name in weight_map.items():
@@ -106,7 +106,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     for file_name in order:
         headers[file_name] = read_header(folder / file_name)
     _check_index(folder, weight_map, headers)
-    return SafetensorsCheckpoint(folder, config, headers, order, has_index=True)
+    return MappedCheckpoint(folder, config, headers, order, has_index=True)
 
 
 def _check_index(folder: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
