@@ -51,7 +51,7 @@ class CheckpointFile:
 
 
 class PackedRows(NamedTuple):
-    """Rows that were quantized by somebody else, in a scheme's own layout.
+    """Rows that were quantized by somebody else, in a scheme's own layout (not transposed).
 
     codes: (rows, scheme.num_words(width)) uint32. scales: (rows, scheme.num_groups(width)) in the source's
     precision; whoever stores them casts them. value = (code - scheme.zero_point) * scale.

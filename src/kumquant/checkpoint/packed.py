@@ -81,7 +81,7 @@ class PackedCheckpoint(Checkpoint):
         layer = self._layers.get(name)
         return (layer is not None and layer.bits == 4 and layer.is_centered
                 and (layer.num_groups == 1 or layer.inputs_per_group % 32 == 0)
-                and (scheme.bits, scheme.group_size, scheme.layout) == (4, 32, "NK"))
+                and scheme.has_groups and (scheme.bits, scheme.group_size) == (4, 32))
 
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
         layer = self._layers[name]

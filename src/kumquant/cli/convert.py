@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{report.out}: {counted(report.shards, 'shard')}, {counted(report.records, 'tensor')}, "
               f"{format_bytes(report.cache_bytes)}, {report.stored_bits_per_parameter:.4f} bits a parameter")
+        for use in report.routes:
+            loss = "lossless" if use.is_lossless else "lossy"
+            remark(args, f"{counted(use.tensors, 'tensor')}, {format_bytes(use.source_bytes)}: {use.route} ({loss})")
         resumed = f", {counted(report.resumed_shards, 'shard')} taken over" if report.resumed_shards else ""
         remark(args, f"[{format_bytes(report.source_bytes)} read in {report.seconds:.1f} s{resumed}]")
     return 0

@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..errors import RequestError
+from ..errors import RequestError, UnsupportedError
 from ..files import atomic_write
 from ..models import Family, family_of
 from ..progress import NO_PROGRESS, Progress
 from ..quant import COMPATIBLE_QUANTIZER, DEFAULT_QUANTIZER, QUANTIZERS
-from ..schemes import Scheme, scheme_named
-from ..tensor_cache import CacheWriter, Manifest, ShardPlan, plan_shards, shards_that_verify
+from ..schemes import SCHEMES, Scheme, scheme_named
+from ..tensor_cache import CacheWriter, FinishedShard, Manifest, ShardPlan, plan_shards, shards_that_verify
 from .chat_config import CHAT_CONFIG_NAME, chat_config
 from .check import check_sources
 from .journal import Journal, identity_of, locked
 from .order import PlannedTensor, count_loaded_values, plan_tensors
 from .output import check_output, clear, copy_small_files, made_folder
-from .stream import Converter, write_tensors
+from .routes import RouteUse, summarize
+from .stream import Target, write_tensors
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class ConvertReport:
 
     source_bytes: of the checkpoint tensors that were used. cache_bytes: of all shards. resumed_shards:
     taken over from an earlier, interrupted run. bits_per_parameter: as the manifest says it, where float32
-    records count 32 bits; stored_bits_per_parameter: bits on disk.
+    records count 32 bits; stored_bits_per_parameter: bits on disk. routes: by which ways the weights came in, and
+    on which of them they lost something; most bytes first.
     """
 
     source: Path
@@ -47,12 +51,14 @@ class ConvertReport:
     stored_bits_per_parameter: float
     seconds: float
     warnings: tuple[str, ...]
+    routes: tuple[RouteUse, ...]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """All that is decided before anything is written."""
+    """All that is decided about one cache before anything is written."""
 
+    out: Path
     checkpoint: Checkpoint
     family: Family
     scheme: Scheme
@@ -65,19 +71,27 @@ class _Job:
     warnings: list[str]
 
 
-def convert(source: str | Path, out: str | Path, quantization: str = "q4f16_1", compat: bool = False,
-            force: bool = False, threads: int | None = None, legacy_names: bool = False,
-            progress: Progress = NO_PROGRESS) -> ConvertReport:
+@overload
+def convert(source: str | Path, out: str | Path, quantization: str = ..., compat: bool = ..., force: bool = ...,
+            threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ...) -> ConvertReport: ...
+@overload
+def convert(source: str | Path, out: str | Path, quantization: Sequence[str], compat: bool = ..., force: bool = ...,
+            threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ...) -> list[ConvertReport]: ...
+def convert(source: str | Path, out: str | Path, quantization: str | Sequence[str] = "q4f16_1",
+            compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
+            progress: Progress = NO_PROGRESS) -> ConvertReport | list[ConvertReport]:
     """Convert the checkpoint folder ``source`` into a tensor cache in the folder ``out``.
 
-    quantization: a mode of ``schemes.SCHEMES``. compat: MLC's bytes, also where Kumquant knows better (the
+    quantization: a mode of ``schemes.SCHEMES``, or several: each then goes into ``out/<mode>/``, from one pass
+    over the source, and there is a report for each. compat: MLC's bytes, also where Kumquant knows better (the
     same until another quantizer exists). force: replace a cache, or an unfinished conversion, in ``out``;
     files that a conversion does not write are left alone. threads: all cores by default; the bytes do not
     depend on it. legacy_names: also write the manifest as ndarray-cache.json.
 
     A conversion that was interrupted goes on from its finished shards when it is called again in the same
     way, and its result is the same. The manifest is written last. Memory does not grow with the model: on two
-    threads it stays below 48 MiB and an eighth of the largest fused tensor (its scales), beside the program.
+    threads it stays below 48 MiB and an eighth of the largest fused tensor (its scales), beside the program; in
+    the modes of layout KN (_0) two sevenths of the largest fused linear (its codes too).
 
     Raises UnsupportedError (family, mode, dtype), CheckpointError (damaged, or tensors missing, misshapen
     or left over), RequestError (what ``out`` holds), CapacityError (disk full).
@@ -86,65 +100,121 @@ def convert(source: str | Path, out: str | Path, quantization: str = "q4f16_1", 
     out = Path(out)
     if threads is not None and threads < 1:
         raise RequestError("must be at least 1", where="threads", found=threads)
-    job = _plan(source, quantization, compat)
-    with made_folder(out), locked(out):
-        check_output(out, job.checkpoint.folder, force=force)
-        threads = threads or _available_threads()
-        manifest, resumed = _write(job, out, force, threads, legacy_names, progress)
-    return _report(job, out, manifest, resumed, time.perf_counter() - started)
+    if isinstance(quantization, str):
+        jobs = _plan(source, {quantization: out}, compat)
+    else:
+        jobs = _plan(source, _folders(out, quantization), compat)
+    with _held(jobs, force):
+        written = _write(jobs, force, threads or _available_threads(), legacy_names, progress)
+    seconds = time.perf_counter() - started
+    reports = [_report(job, manifest, resumed, seconds) for job, (manifest, resumed) in zip(jobs, written, strict=True)]
+    return reports[0] if isinstance(quantization, str) else reports
 
 
-def _plan(source: str | Path, quantization: str, compat: bool) -> _Job:
-    scheme = scheme_named(quantization)
+def _folders(out: Path, modes: Sequence[str]) -> dict[str, Path]:
+    """Where each of several modes goes. Raises RequestError for none, or for one that is given twice."""
+    if not modes or len(set(modes)) != len(modes):
+        raise RequestError("give every mode once", where="quantization", found=", ".join(modes) or "none")
+    return {mode: out / mode for mode in modes}
+
+
+def _plan(source: str | Path, folders: dict[str, Path], compat: bool) -> list[_Job]:
+    """One job for each mode. folders: mode -> where its cache goes."""
+    schemes = {mode: _writable_scheme(mode) for mode in folders}
     checkpoint = open_checkpoint(source)
     where = str(checkpoint.folder / "config.json")
     family = family_of(checkpoint.config, where=where)
     config = family.config(checkpoint.config, where)
     cache_tensors = family.plan(config, checkpoint.tensors, compat=compat)
     check_sources(cache_tensors, checkpoint, family)
-    tensors = plan_tensors(cache_tensors, checkpoint, scheme)
-    plan = plan_shards(record for planned in tensors for record in planned.records)
-    num_values = count_loaded_values([planned.tensor for planned in tensors], checkpoint, family.uncounted)
     quantizer = COMPATIBLE_QUANTIZER if compat else DEFAULT_QUANTIZER
-    # Written at the end, but made now: whatever is wrong with the source shows before the long work.
-    warnings: list[str] = []
-    chat = chat_config(checkpoint.folder, family, config, scheme, warnings)
-    return _Job(checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values, chat, warnings)
+    jobs = []
+    for mode, scheme in schemes.items():
+        tensors = plan_tensors(cache_tensors, checkpoint, scheme)
+        plan = plan_shards(record for planned in tensors for record in planned.records)
+        num_values = count_loaded_values([planned.tensor for planned in tensors], checkpoint, family.uncounted)
+        # Written at the end, but made now: whatever is wrong with the source shows before the long work.
+        warnings: list[str] = []
+        chat = chat_config(checkpoint.folder, family, config, scheme, warnings)
+        jobs.append(_Job(folders[mode], checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values,
+                         chat, warnings))
+    return jobs
 
 
-def _write(job: _Job, out: Path, force: bool, threads: int, legacy_names: bool,
-           progress: Progress) -> tuple[Manifest, int]:
-    """Write the cache into the locked folder; returns its manifest and how many shards were there already."""
+def _writable_scheme(mode: str) -> Scheme:
+    scheme = scheme_named(mode)
+    if not scheme.can_convert:
+        raise UnsupportedError("this mode can be read, but not written", where=mode,
+                               expected=", ".join(name for name, other in SCHEMES.items() if other.can_convert),
+                               hint="Choose one of the modes above (-q/--quantization).")
+    return scheme
+
+
+@contextmanager
+def _held(jobs: list[_Job], force: bool) -> Iterator[None]:
+    """Make, lock and check every output folder; those left empty by a failure are removed again."""
+    with ExitStack() as held:
+        for folder in dict.fromkeys([*(job.out.parent for job in jobs[1:]), *(job.out for job in jobs)]):
+            held.enter_context(made_folder(folder))
+        for job in jobs:
+            held.enter_context(locked(job.out))
+            check_output(job.out, job.checkpoint.folder, force=force)
+        yield
+
+
+def _write(jobs: list[_Job], force: bool, threads: int, legacy_names: bool,
+           progress: Progress) -> list[tuple[Manifest, int]]:
+    """Write the caches into their locked folders; for each its manifest and how many shards were there already.
+
+    Journals go when every cache is whole: until then the same call may be made again.
+    """
+    written: list[tuple[Manifest, int]] = []
+    journals: list[Journal] = []
+    with ExitStack() as open_writers:
+        targets = []
+        for job in jobs:
+            journal, keep = _resume(job, force, threads, progress)
+            writer = open_writers.enter_context(
+                CacheWriter(job.out, job.plan, keep=keep, legacy_names=legacy_names, on_shard=journal.add))
+            if not journal.exists() or force:
+                clear(job.out)
+            journal.start(keep)
+            journals.append(journal)
+            targets.append((Target(job.tensors, QUANTIZERS[job.quantizer], job.keep_codes, writer), len(keep)))
+        checkpoint = jobs[0].checkpoint
+        write_tensors([target for target, _ in targets], checkpoint, threads, progress)
+        checkpoint.check_unchanged()
+        for job, (target, kept) in zip(jobs, targets, strict=True):
+            copy_small_files(checkpoint, job.out, job.warnings)
+            atomic_write(job.out / CHAT_CONFIG_NAME, json.dumps(job.chat_config, indent=2))
+            written.append((target.writer.finish(job.num_values), kept))
+    for journal in journals:
+        journal.remove()
+    return written
+
+
+def _resume(job: _Job, force: bool, threads: int, progress: Progress) -> tuple[Journal, list[FinishedShard]]:
+    """The job's journal, and the shards of an earlier run that can be kept."""
     options: dict[str, Any] = {"quantization": job.scheme.name, "quantizer": job.quantizer,
                                "keep_codes": job.keep_codes}
-    journal = Journal(out, identity_of(job.checkpoint, job.plan, options))
-    is_resumed = journal.exists() and not force
-    keep = shards_that_verify(out, journal.load(), progress, threads) if is_resumed else []
-    with CacheWriter(out, job.plan, keep=keep, legacy_names=legacy_names, on_shard=journal.add) as writer:
-        if not is_resumed:
-            clear(out)
-        journal.start(keep)
-        converter = Converter(job.checkpoint, job.scheme, QUANTIZERS[job.quantizer], job.keep_codes)
-        write_tensors(job.tensors, job.checkpoint, converter, writer, threads, progress)
-        job.checkpoint.check_unchanged()
-        copy_small_files(job.checkpoint, out, job.warnings)
-        atomic_write(out / CHAT_CONFIG_NAME, json.dumps(job.chat_config, indent=2))
-        manifest = writer.finish(job.num_values)
-    journal.remove()
-    return manifest, len(keep)
+    journal = Journal(job.out, identity_of(job.checkpoint, job.plan, options))
+    if force or not journal.exists():
+        return journal, []
+    return journal, shards_that_verify(job.out, journal.load(), progress, threads)
 
 
 def _available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _report(job: _Job, out: Path, manifest: Manifest, resumed: int, seconds: float) -> ConvertReport:
+def _report(job: _Job, manifest: Manifest, resumed: int, seconds: float) -> ConvertReport:
     used = {name for planned in job.tensors for name in planned.tensor.sources}
     return ConvertReport(
-        source=job.checkpoint.folder, out=out, model_type=job.family.model_type, quantization=job.scheme.name,
+        source=job.checkpoint.folder, out=job.out, model_type=job.family.model_type, quantization=job.scheme.name,
         records=manifest.num_records, shards=len(manifest.shards), resumed_shards=resumed,
         source_bytes=sum(job.checkpoint.tensors[name].nbytes for name in used), cache_bytes=manifest.nbytes,
         bits_per_parameter=float(manifest.metadata["BitsPerParam"]),
         stored_bits_per_parameter=manifest.nbytes * 8.0 / job.num_values, seconds=seconds,
         warnings=tuple(job.warnings),
+        routes=summarize(job.tensors, job.checkpoint, job.scheme, quantizer=job.quantizer, keep_codes=job.keep_codes),
     )
