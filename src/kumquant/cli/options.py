@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from ..schemes import SCHEMES
-
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """The same text on every Python version and terminal: fixed width, each option's value named once."""
@@ -48,7 +46,7 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
 
 def add_quantization(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("-q", "--quantization", metavar="MODE", default=default,
-                        help=f"one of {', '.join(SCHEMES)} (default {default})")
+                        help=f"how: {default} (default), q4f32_1, q0f16, …; a wrong one lists all")
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
