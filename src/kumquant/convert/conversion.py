@@ -75,10 +75,10 @@ class _Job:
 def convert(source: str | Path, out: str | Path, quantization: str = ..., compat: bool = ..., force: bool = ...,
             threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ...) -> ConvertReport: ...
 @overload
-def convert(source: str | Path, out: str | Path, quantization: Sequence[str], compat: bool = ..., force: bool = ...,
+def convert(source: str | Path, out: str | Path, quantization: list[str] | tuple[str, ...], compat: bool = ..., force: bool = ...,
             threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ...) -> list[ConvertReport]: ...
-def convert(source: str | Path, out: str | Path, quantization: str | Sequence[str] = "q4f16_1",
-            compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
+def convert(source: str | Path, out: str | Path,
+            quantization: str | list[str] | tuple[str, ...] = "q4f16_1", compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
             progress: Progress = NO_PROGRESS) -> ConvertReport | list[ConvertReport]:
     """Convert the checkpoint folder ``source`` into a tensor cache in the folder ``out``.
 

@@ -6,23 +6,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
-from ..models import CacheTensor
+from ..models import CacheTensor, RecordShape, records_of, scheme_of
 from ..schemes import Scheme
-
-# (name, shape, logical dtype), as tensor_cache plans them.
-RecordShape = tuple[str, tuple[int, ...], str]
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One cache tensor and its records: one, or codes and scales when it is quantized."""
+    """One cache tensor and its records: one, or codes and scales when it is quantized.
+
+    scheme: as it applies to this tensor (embeddings are never transposed).
+    """
 
     tensor: CacheTensor
+    scheme: Scheme
     records: tuple[RecordShape, ...]
 
     @property
     def is_quantized(self) -> bool:
-        return len(self.records) == 2
+        return len(self.records) > 1
+
+    @property
+    def is_transposed(self) -> bool:
+        return self.is_quantized and self.scheme.layout == "KN"
 
     @property
     def record_names(self) -> list[str]:
@@ -33,7 +38,7 @@ def plan_tensors(tensors: Iterable[CacheTensor], checkpoint: Checkpoint,
                  scheme: Scheme) -> list[PlannedTensor]:
     """The tensors in emission order, with their records under ``scheme``."""
     ordered = emission_order(tensors, checkpoint.tensors)
-    return [PlannedTensor(tensor, _records(tensor, scheme)) for tensor in ordered]
+    return [PlannedTensor(tensor, scheme_of(tensor, scheme), records_of(tensor, scheme)) for tensor in ordered]
 
 
 def emission_order(tensors: Iterable[CacheTensor], source_names: Iterable[str]) -> list[CacheTensor]:
@@ -46,23 +51,6 @@ def emission_order(tensors: Iterable[CacheTensor], source_names: Iterable[str]) 
         for source in tensor.sources:
             users.setdefault(source, []).append(tensor)
     return list(dict.fromkeys(tensor for name in source_names for tensor in users.get(name, ())))
-
-
-def is_quantized(tensor: CacheTensor, scheme: Scheme) -> bool:
-    """Whether ``scheme`` stores the tensor as codes and scales. Source: docs/format.md (FORMAT.md 4.1)."""
-    if not scheme.is_quantized or tensor.kind not in ("linear", "embedding", "experts"):
-        return False
-    return scheme.quantize_ends or not (tensor.kind == "embedding" or tensor.is_head)
-
-
-def _records(tensor: CacheTensor, scheme: Scheme) -> tuple[RecordShape, ...]:
-    if not is_quantized(tensor, scheme):
-        return ((tensor.name, tensor.shape, scheme.model_dtype),)
-    *leading, width = tensor.shape
-    return (
-        (f"{tensor.stem}.q_weight", (*leading, scheme.num_words(width)), "uint32"),
-        (f"{tensor.stem}.q_scale", (*leading, scheme.num_groups(width)), scheme.model_dtype),
-    )
 
 
 def count_loaded_values(tensors: Sequence[CacheTensor], checkpoint: Checkpoint,

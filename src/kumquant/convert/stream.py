@@ -3,7 +3,8 @@
 Weights are cut between rows into blocks of a few MiB. Worker threads read, cast and quantize blocks a
 little ahead of the thread that writes them in order, and let go of the source pages they have used. So
 memory depends on the block size and the number of threads, plus the scales of one tensor (at most an eighth
-of a 16-bit source).
+of a 16-bit source); in layout KN plus its codes too, because a row of the transpose needs every row of the
+weight. Several modes take turns, tensor by tensor: each tensor is read from the disk once.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from itertools import islice
 import numpy as np
 
 from ..checkpoint import Checkpoint
+from ..dtypes import DTYPES
 from ..progress import Progress
 from ..quant import RowQuantizer, cast, new_outputs
-from ..schemes import Scheme
 from ..tensor_cache import CacheWriter
 from .order import PlannedTensor
 
@@ -48,7 +49,28 @@ class ConvertedBlock:
     nbytes: int
 
 
-Job = tuple[PlannedTensor, Sequence[Block]]
+@dataclass(frozen=True)
+class Target:
+    """A cache in the making, one of those that come from one pass over a checkpoint.
+
+    tensors: in emission order, the same one for every target. keep_codes: take codes and scales over where the
+    source brings its own (``Checkpoint.has_codes``).
+    """
+
+    tensors: Sequence[PlannedTensor]
+    quantizer: RowQuantizer
+    keep_codes: bool
+    writer: CacheWriter
+
+
+@dataclass(frozen=True)
+class Job:
+    """One tensor of one target. is_last: no other target reads its source after this."""
+
+    planned: PlannedTensor
+    blocks: Sequence[Block]
+    target: Target
+    is_last: bool = True
 
 
 def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
@@ -69,62 +91,62 @@ def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
 class Converter:
     """Turns blocks into arrays; its methods may run in several threads at once."""
 
-    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, quantizer: RowQuantizer,
-                 keep_codes: bool = True) -> None:
-        """keep_codes: take codes and scales over where the source brings its own (``Checkpoint.has_codes``)."""
-        self._checkpoint, self._scheme, self._quantizer = checkpoint, scheme, quantizer
-        self._keep_codes = keep_codes
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
 
     def prefetch(self, block: Block) -> None:
         """Ask for the block's pages before a thread is free to work on it."""
         self._checkpoint.prefetch(block.name, *self._byte_range(block))
 
-    def convert(self, block: Block, is_quantized: bool) -> ConvertedBlock:
-        """Cast, or cast and quantize, one block; its source pages are released."""
-        if is_quantized and self._keep_codes and self._checkpoint.has_codes(block.name, self._scheme):
-            return self._take_over(block)
-        values = self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
-        if is_quantized:
-            codes, scales = new_outputs(len(values), block.width, self._scheme)
-            self._quantizer(values, self._scheme, codes, scales)
-            converted = ConvertedBlock((codes, scales), block.nbytes)
+    def convert(self, block: Block, job: Job) -> ConvertedBlock:
+        """Cast, or cast and quantize, one block; its source pages are released by the last who reads them."""
+        scheme = job.planned.scheme
+        if not job.planned.is_quantized:
+            values = self._read(block)
+            result = cast(values, scheme.model_dtype)
+            arrays: tuple[np.ndarray, ...] = (result.copy() if result is values else result,)
+        elif job.target.keep_codes and self._checkpoint.has_codes(block.name, scheme):
+            codes, scales = self._checkpoint.read_codes(block.name, scheme, block.begin, block.end)
+            arrays = (codes, cast(scales, scheme.model_dtype))
         else:
-            result = cast(values, self._scheme.model_dtype)
-            converted = ConvertedBlock((result.copy() if result is values else result,), block.nbytes)
-        self._checkpoint.release(block.name, *self._byte_range(block))
-        return converted
+            values = self._read(block)
+            arrays = new_outputs(len(values), block.width, scheme)
+            job.target.quantizer(values, scheme, *arrays)
+        if job.is_last:
+            self._checkpoint.release(block.name, *self._byte_range(block))
+        return ConvertedBlock(arrays, block.nbytes)
 
-    def _take_over(self, block: Block) -> ConvertedBlock:
-        codes, scales = self._checkpoint.read_codes(block.name, self._scheme, block.begin, block.end)
-        self._checkpoint.release(block.name, *self._byte_range(block))
-        return ConvertedBlock((codes, cast(scales, self._scheme.model_dtype)), block.nbytes)
+    def _read(self, block: Block) -> np.ndarray:
+        return self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
 
     def _byte_range(self, block: Block) -> tuple[int, int]:
         row_bytes = block.nbytes // (block.end - block.begin)
         return block.begin * row_bytes, block.end * row_bytes
 
 
-def write_tensors(tensors: Sequence[PlannedTensor], checkpoint: Checkpoint, converter: Converter,
-                  writer: CacheWriter, threads: int, progress: Progress) -> None:
-    """Convert every tensor and add its records to ``writer``, passing over tensors that need no data.
+def write_tensors(targets: Sequence[Target], checkpoint: Checkpoint, threads: int, progress: Progress) -> None:
+    """Convert every tensor for every target, passing over those whose records need no data.
 
-    threads: workers that convert blocks. progress counts the checkpoint's bytes.
+    threads: workers that convert blocks. progress counts the checkpoint's bytes, once for each target.
     """
-    jobs = [(planned, blocks_of(planned, checkpoint)) for planned in tensors]
+    jobs = [Job(planned, blocks_of(planned, checkpoint), target, is_last=target is targets[-1])
+            for same_tensor in zip(*(target.tensors for target in targets), strict=True)
+            for planned, target in zip(same_tensor, targets, strict=True)]
     progress.start(_nbytes(jobs), "convert")
     try:
-        remaining = [job for job in jobs if not all(map(writer.is_finished, job[0].record_names))]
+        remaining = [job for job in jobs if not all(map(job.target.writer.is_finished, job.planned.record_names))]
         progress.advance(_nbytes(jobs) - _nbytes(remaining))
         with (ThreadPoolExecutor(threads, thread_name_prefix="kumquant-convert") as pool,
-              closing(_work_ahead(pool, remaining, converter, threads + _BLOCKS_AHEAD)) as converted):
-            for planned, blocks in remaining:
-                _add_records(planned, _reporting(islice(converted, len(blocks)), planned, progress), writer)
+              closing(_work_ahead(pool, remaining, Converter(checkpoint), threads + _BLOCKS_AHEAD)) as converted):
+            for job in remaining:
+                blocks = _reporting(islice(converted, len(job.blocks)), job.planned, progress)
+                _add_records(job.planned, blocks, job.target.writer)
     finally:
         progress.finish()
 
 
 def _nbytes(jobs: Iterable[Job]) -> int:
-    return sum(block.nbytes for _, blocks in jobs for block in blocks)
+    return sum(block.nbytes for job in jobs for block in job.blocks)
 
 
 def _work_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], converter: Converter,
@@ -132,12 +154,12 @@ def _work_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], converter: Conver
     """The converted blocks of all jobs in order; at most ``depth`` are under way or wait to be taken."""
     under_way: deque[Future[ConvertedBlock]] = deque()
     try:
-        for planned, blocks in jobs:
-            for block in blocks:
+        for job in jobs:
+            for block in job.blocks:
                 if len(under_way) == depth:
                     yield under_way.popleft().result()
                 converter.prefetch(block)
-                under_way.append(pool.submit(converter.convert, block, planned.is_quantized))
+                under_way.append(pool.submit(converter.convert, block, job))
         while under_way:
             yield under_way.popleft().result()
     finally:
@@ -157,6 +179,10 @@ def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], write
     if not rest:
         writer.add(first, (block.arrays[0] for block in blocks))
         return
+    if planned.is_transposed:
+        for name, transpose in zip(planned.record_names, _transposes(planned, blocks), strict=True):
+            writer.add(name, transpose)
+        return
     scales: list[np.ndarray] = []
 
     def codes() -> Iterator[np.ndarray]:
@@ -169,3 +195,15 @@ def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], write
     else:
         writer.add(first, codes())
     writer.add(rest[0], scales)
+
+
+def _transposes(planned: PlannedTensor, blocks: Iterator[ConvertedBlock]) -> tuple[np.ndarray, ...]:
+    """Codes (words, rows) and scales (groups, rows) of a whole tensor, filled block by block."""
+    whole = tuple(np.empty(shape, DTYPES[dtype]) for _, shape, dtype in planned.records)
+    row = 0
+    for block in blocks:
+        end = row + len(block.arrays[0])
+        for transpose, part in zip(whole, block.arrays, strict=True):
+            transpose[:, row:end] = part.T
+        row = end
+    return whole

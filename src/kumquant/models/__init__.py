@@ -6,6 +6,7 @@ from .describe import Description, describe
 from .family import Family
 from .folder import load_model_config, load_scheme
 from .plan import CacheTensor
+from .records import RecordShape, is_quantized, records_of, scheme_of
 from .registry import FAMILIES, family_of
 from .rope import depends_on_length, inverse_frequencies
 from .spec import DecoderSpec, ExpertSpec, RopeSpec
@@ -18,12 +19,16 @@ __all__ = [
     "ExpertSpec",
     "Family",
     "ModelConfig",
+    "RecordShape",
     "RopeSpec",
     "TensorCache",
     "depends_on_length",
     "describe",
     "family_of",
     "inverse_frequencies",
+    "is_quantized",
     "load_model_config",
     "load_scheme",
+    "records_of",
+    "scheme_of",
 ]
