@@ -79,9 +79,9 @@ class PackedCheckpoint(Checkpoint):
 
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         layer = self._layers.get(name)
-        return (layer is not None and layer.bits == 4 and layer.is_centered
-                and (layer.num_groups == 1 or layer.inputs_per_group % 32 == 0)
-                and scheme.has_groups and (scheme.bits, scheme.group_size) == (4, 32))
+        if layer is None or not scheme.has_groups or (layer.bits, scheme.bits) != (4, 4) or not layer.is_centered:
+            return False
+        return layer.num_groups == 1 or layer.inputs_per_group % scheme.group_size == 0
 
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
         layer = self._layers[name]

@@ -82,7 +82,7 @@ class PackedLayer(ABC):
 
     @property
     def inputs_per_group(self) -> int:
-        return self.shape[1] if self.num_groups == 1 else self.group_size
+        return self.shape[1] if self.group_size == -1 else self.group_size
 
     @cached_property
     def is_centered(self) -> bool:
@@ -93,7 +93,7 @@ class PackedLayer(ABC):
 
     @property
     def description(self) -> str:
-        group = "one group per row" if self.num_groups == 1 else f"group {self.inputs_per_group}"
+        group = "one group per row" if self.group_size == -1 else f"group {self.group_size}"
         return f"{self.bits}-bit {self.method}, {group}, {'symmetric' if self.is_centered else 'asymmetric'}"
 
     def has(self, part: str) -> bool:
@@ -136,7 +136,7 @@ class PackedLayer(ABC):
             raise CheckpointError(f"the packed layer {self.stem} is asymmetric but has no zero points",
                                   where=self.checkpoint.folder, hint=_DAMAGED)
         outputs, width = self.shape
-        groups = 1 if self.group_size in (-1, None) else -(-width // self.group_size) if self.group_size > 0 else 0
+        groups = -(-width // self.inputs_per_group)
         if self._scale_shape != (outputs, groups):
             raise self._contradiction("scales", f"{groups} groups for {outputs} outputs and {width} inputs")
         self.check_order()
@@ -146,6 +146,8 @@ class PackedLayer(ABC):
         if self.trust_config or not self.has("order"):
             return
         info = self.info("order")
+        if info.shape != (self.shape[1],):
+            raise self._contradiction("order", f"an entry for each of {self.shape[1]} inputs")
         order = self.checkpoint.raw(info.name, np.dtype({"I32": "<i4", "I64": "<i8"}.get(info.dtype, "<i4")))
         if not np.array_equal(order, np.arange(self.shape[1]) // self.inputs_per_group):
             raise UnsupportedError(
