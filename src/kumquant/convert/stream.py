@@ -20,6 +20,7 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..dtypes import DTYPES
+from ..models import CacheTensor
 from ..progress import Progress
 from ..quant import RowQuantizer, cast, new_outputs
 from ..tensor_cache import CacheWriter
@@ -32,13 +33,17 @@ _BLOCKS_AHEAD = 2
 
 @dataclass(frozen=True)
 class Block:
-    """Rows [begin, end) of source ``name`` as a matrix of ``width`` columns; nbytes in the checkpoint."""
+    """Rows [begin, end) of source ``name`` as a matrix of ``width`` columns; nbytes in the checkpoint.
+
+    transposed: they are columns of the source, which has ``width`` rows.
+    """
 
     name: str
     width: int
     begin: int
     end: int
     nbytes: int
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,20 @@ class Job:
 
 
 def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
-    """The blocks of a tensor in the order of its records: source after source, rows ascending."""
-    width = planned.tensor.shape[-1] if planned.is_quantized else 1
+    """The blocks of a tensor in the order of its records: source after source, in the tensor's row order."""
+    tensor = planned.tensor
+    width = tensor.shape[-1] if planned.is_quantized or tensor.transposed else 1
     blocks = []
-    for name in planned.tensor.sources:
+    for name in tensor.sources:
         info = checkpoint.tensors[name]
         rows = info.num_values // width if width else 0
         row_bytes = info.nbytes // rows if rows else 0
         step = max(1, BLOCK_BYTES // row_bytes) if row_bytes else 1
-        for begin in range(0, rows, step):
-            end = min(begin + step, rows)
-            blocks.append(Block(name, width, begin, end, (end - begin) * row_bytes))
+        scale = rows // info.shape[0] if tensor.row_order else 1  # a plain matrix is cut between its values
+        for first, last in tensor.row_order or ((0, rows),):
+            for begin in range(first * scale, last * scale, step):
+                end = min(begin + step, last * scale)
+                blocks.append(Block(name, width, begin, end, (end - begin) * row_bytes, tensor.transposed))
     return blocks
 
 
@@ -102,24 +110,31 @@ class Converter:
         """Cast, or cast and quantize, one block; its source pages are released by the last who reads them."""
         scheme = job.planned.scheme
         if not job.planned.is_quantized:
-            values = self._read(block)
-            result = cast(values, scheme.model_dtype)
+            values = self._read(block, job.planned.tensor)
+            result = cast(values, job.planned.tensor.dtype or scheme.model_dtype)
             arrays: tuple[np.ndarray, ...] = (result.copy() if result is values else result,)
-        elif job.target.keep_codes and self._checkpoint.has_codes(block.name, scheme):
+        elif job.target.keep_codes and not block.transposed and self._checkpoint.has_codes(block.name, scheme):
             codes, scales = self._checkpoint.read_codes(block.name, scheme, block.begin, block.end)
             arrays = (codes, cast(scales, scheme.model_dtype))
         else:
-            values = self._read(block)
+            values = self._read(block, job.planned.tensor)
             arrays = new_outputs(len(values), block.width, scheme)
             job.target.quantizer(values, scheme, *arrays)
         if job.is_last:
             self._checkpoint.release(block.name, *self._byte_range(block))
         return ConvertedBlock(arrays, block.nbytes)
 
-    def _read(self, block: Block) -> np.ndarray:
-        return self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
+    def _read(self, block: Block, tensor: CacheTensor) -> np.ndarray:
+        if block.transposed:
+            columns = self._checkpoint.tensors[block.name].shape[1]
+            whole = self._checkpoint.read_rows(block.name, columns, 0, block.width)  # a view: the strip alone is touched
+            return np.ascontiguousarray(whole[:, block.begin : block.end].T)
+        values = self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
+        return values + values.dtype.type(1) if tensor.plus_one else values
 
     def _byte_range(self, block: Block) -> tuple[int, int]:
+        if block.transposed:
+            return 0, self._checkpoint.tensors[block.name].nbytes
         row_bytes = block.nbytes // (block.end - block.begin)
         return block.begin * row_bytes, block.end * row_bytes
 

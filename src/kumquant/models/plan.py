@@ -15,8 +15,14 @@ class CacheTensor:
     name: cache name, with ".weight"/".bias" ("model.layers.0.self_attn.qkv_proj.weight"); a quantized one is
     stored as "<stem>.q_weight" and "<stem>.q_scale" where stem is name without ".weight".
     shape: logical shape, (out, in) for a matrix. source_shapes: the shape each source must have in the
-    checkpoint. sources: checkpoint names; several are stacked along axis 0 in this order.
+    checkpoint. sources: checkpoint names; several are stacked along axis 0 in this order (experts too: their
+    rows follow one another, and shape gives the experts an axis of their own).
     is_head: the output head (plain in modes that leave the ends unquantized).
+
+    What else happens to the sources, before the one cast to the stored dtype:
+    row_order: [begin, end) ranges of the rows of the only source, in the order they are written; empty means as
+    they are. transposed: the sources are (in, out). plus_one: 1 is added, in the checkpoint's dtype.
+    dtype: what the tensor is stored in, whatever the mode; None: the mode's model dtype.
     """
 
     name: str
@@ -25,6 +31,10 @@ class CacheTensor:
     sources: tuple[str, ...]
     source_shapes: tuple[tuple[int, ...], ...]
     is_head: bool = False
+    row_order: tuple[tuple[int, int], ...] = ()
+    transposed: bool = False
+    plus_one: bool = False
+    dtype: str | None = None
 
     @property
     def stem(self) -> str:

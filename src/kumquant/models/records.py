@@ -41,7 +41,7 @@ def records_of(tensor: CacheTensor, scheme: Scheme) -> tuple[RecordShape, ...]:
     Raises UnsupportedError for stacked experts in a mode that has no place for them.
     """
     if not is_quantized(tensor, scheme):
-        return ((tensor.name, tensor.shape, scheme.model_dtype),)
+        return ((tensor.name, tensor.shape, tensor.dtype or scheme.model_dtype),)
     if scheme.storage in ("awq", "groups") and scheme.layout != "NK" and tensor.kind == "experts":
         raise UnsupportedError(
             f"the mode {scheme.name} has no place for stacked experts", where=tensor.name,
