@@ -21,7 +21,11 @@ CACHES = sorted(
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="skipped: ../shared/conformance is not there")
 # The reference rounds each product code * scale to the model dtype, Kumquant does not. It only shows where the
 # product does not fit the dtype: with 16-bit scales (docs/format.md, "Decoding").
-TOLERANCES = {"q4f16_1": 5e-3, "q4bf16_1": 3e-2}
+TOLERANCES = {"float16": 5e-3, "bfloat16": 3e-2, "float32": 1e-5}
+
+
+def tolerance(mode: str) -> float:
+    return TOLERANCES[SCHEMES[mode].model_dtype] if SCHEMES[mode].is_quantized else 1e-5
 
 
 def mlc_folder(tmp_path: Path, cache: str, *, old: bool) -> Path:
@@ -62,6 +66,6 @@ def test_logits_of_a_folder_of_mlcs(tmp_path, cache, old):
         assert llm.generate([tokens], SamplingParams(max_tokens=2, temperature=0))[0].token_ids
     expected = reference[f"logits_{mode}"].reshape(logits.shape)
     scale = np.abs(expected).max()
-    assert np.abs(logits - expected).max() <= TOLERANCES.get(mode, 1e-5) * scale
+    assert np.abs(logits - expected).max() <= tolerance(mode) * scale
     exact = forward(stored.spec, {tensor.name: stored.dequantize(tensor.name) for tensor in stored.plan}, tokens)
     assert np.abs(logits - exact).max() <= 1e-5 * scale

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..schemes import SCHEMES, Scheme
+from ..schemes import Scheme
 from ..tensor_cache import Manifest, Record
 from .family import Family
+from .modes import parameter_name, possible_schemes
 from .registry import FAMILIES
 
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -50,30 +51,26 @@ class Description:
 def describe(manifest: Manifest) -> Description:
     """Everything the names, shapes and dtypes of a manifest tell. Never raises; what is unclear is None."""
     records = {record.name: record for record in manifest.records()}
-    scheme = _guess_scheme(records)
+    schemes = possible_schemes(records)
     num_values = manifest.num_values
     bits = manifest.metadata.get("BitsPerParam")
     families = [family for family in FAMILIES.values() if _fits(family, records)]
     shared: dict[str, Any] = {
-        "quantization": scheme.name if scheme else None,
+        "quantization": schemes[0].name if schemes else None,
         "num_values": num_values,
         "bits_per_param": float(bits) if isinstance(bits, (int, float)) else None,
         "stored_bits_per_param": manifest.nbytes * 8 / num_values if num_values else None,
     }
     if not families:
         return Description(**shared)
-    return _Reader(families[0], records, scheme).describe(tuple(family.model_type for family in families),
-                                                          shared)
-
-
-def _plain_name(name: str) -> str:
-    """A record's name as the parameter it belongs to: "….q_weight" and "….q_scale" are "….weight"."""
-    return re.sub(r"\.q_(weight|scale)$", ".weight", name)
+    reader = next((reader for scheme in schemes if (reader := _Reader(families[0], records, scheme)).widths_fit),
+                  _Reader(families[0], records, None))
+    return reader.describe(tuple(family.model_type for family in families), shared)
 
 
 def _fits(family: Family, records: dict[str, Record]) -> bool:
     """Whether the records are the family's tensors: all that every model of it has, and no others."""
-    found = {_LAYER.sub(".{i}.", _plain_name(name)) for name in records}
+    found = {_LAYER.sub(".{i}.", parameter_name(name)) for name in records}
     table = {rule.name: rule for rule in family.tensors}
     required = {name for name, rule in table.items() if rule.role != "head" and (
         rule.when is None or family.biases.get(rule.when) is True)}
@@ -81,73 +78,60 @@ def _fits(family: Family, records: dict[str, Record]) -> bool:
     return required <= found <= possible
 
 
-def _guess_scheme(records: dict[str, Record]) -> Scheme | None:
-    """The first mode that the dtypes and shapes of the records fit, None if there is no such mode."""
-    stems = [name.removesuffix(".q_scale") for name in records if name.endswith(".q_scale")]
-    pairs = [(records.get(f"{stem}.q_weight"), records[f"{stem}.q_scale"]) for stem in stems]
-    typed = [scale for _, scale in pairs] or list(records.values())
-    if len({record.dtype for record in typed}) != 1:
-        return None
-    dtype = typed[0].dtype
-    if dtype == "bfloat16" and all(record.format == "raw" for record in typed):
-        dtype = "float32"  # the -b16 twin of a float32 mode says so
-    has_plain_ends = any(name.endswith("embed_tokens.weight") for name in records)
-    for scheme in SCHEMES.values():
-        if scheme.model_dtype == dtype and scheme.is_quantized == bool(pairs):
-            if not pairs:
-                return scheme
-            if all(_are_packed(codes, scales, scheme) for codes, scales in pairs) and (
-                    scheme.quantize_ends != has_plain_ends):
-                return scheme
-    return None
-
-
-def _are_packed(codes: Record | None, scales: Record, scheme: Scheme) -> bool:
-    """Whether two records are the codes and scales of one matrix in this mode."""
-    if codes is None or len(codes.shape) != 2 or len(scales.shape) != 2:
-        return False
-    (rows, num_words), (scale_rows, num_groups) = codes.shape, scales.shape
-    return rows == scale_rows and num_words * scheme.codes_per_word == num_groups * scheme.group_size
-
-
 class _Reader:
-    """Reads dimensions off the records of one family."""
+    """Reads dimensions off the records of one family, under the assumption that ``scheme`` is their mode."""
 
     def __init__(self, family: Family, records: dict[str, Record], scheme: Scheme | None) -> None:
         self.family, self.records, self.scheme = family, records, scheme
         self.names = {rule.role: rule.name for rule in family.tensors}
-
         self.hidden_size = self.rows("attn_norm")
-        if scheme and scheme.is_quantized and not self._widths_fit(scheme):
-            self.scheme = None  # other code widths come in as many words per group
 
     def rows(self, role: str) -> int | None:
-        """Output width. Unknown in a quantized cache of a mode that is not in the table (it may be
-        transposed)."""
+        """Output width. Unknown in a quantized cache whose mode is not known (it may be transposed)."""
         shape = self._shape(role)
-        return shape[0] if shape and (len(shape) == 1 or role == "embed" or self.scheme) else None
+        return shape[0] if shape else None
 
     def width(self, role: str) -> int | None:
         """Input width; for a quantized matrix the width with the last group filled up."""
-        name = self.names[role].replace("{i}", "0")
         shape = self._shape(role)
-        if shape is None or len(shape) != 2:
-            return None
-        if name in self.records:
-            return shape[1]
-        return shape[1] * self.scheme.codes_per_word if self.scheme else None
+        return shape[1] if shape and len(shape) == 2 else None
 
-    def _widths_fit(self, scheme: Scheme) -> bool:
-        """Whether the matrices whose input width is known have the words that the mode gives them."""
-        gate_up = self._shape("gate_up")
-        for role, width in (("embed", self.hidden_size), ("down", gate_up[0] // 2 if gate_up else None)):
-            words = self.records.get(self._quantized_name(role))
-            if words and width and words.shape[1] != scheme.num_words(width):
+    @property
+    def widths_fit(self) -> bool:
+        """Whether the matrices whose input width is known have the words that the mode gives them.
+
+        Three and four bits come in as many words per group.
+        """
+        if self.scheme is None or not self.scheme.has_groups:
+            return True
+        gate_up = self.rows("gate_up")
+        for role, width in (("embed", self.hidden_size), ("down", gate_up // 2 if gate_up else None)):
+            filled = self.width(role)
+            is_plain = self._name(role) in self.records
+            if width and filled and not is_plain and filled != self.scheme.num_groups(width) * self.scheme.group_size:
                 return False
         return True
 
-    def _quantized_name(self, role: str) -> str:
-        return self.names[role].replace("{i}", "0").removesuffix(".weight") + ".q_weight"
+    def _name(self, role: str) -> str:
+        return self.names.get(role, "").replace("{i}", "0")
+
+    def _shape(self, role: str) -> tuple[int, ...] | None:
+        """Logical shape of a role's tensor, (rows, width) for a matrix."""
+        name = self._name(role)
+        if name in self.records:
+            return self.records[name].shape
+        scheme, stem = self.scheme, name.removesuffix(".weight")
+        packed = self.records.get(f"{stem}.q_weight") or self.records.get(f"{stem}.qweight")
+        if packed is None or len(packed.shape) != 2:
+            return None
+        if scheme is None:
+            return packed.shape[:1] if role == "embed" else None
+        if scheme.storage == "float8":
+            return packed.shape
+        if scheme.storage == "awq":
+            return packed.shape[1] * scheme.codes_per_word, packed.shape[0]
+        rows, words = packed.shape if scheme.layout == "NK" or role == "embed" else packed.shape[::-1]
+        return rows, words * scheme.codes_per_word
 
     def describe(self, families: tuple[str, ...], shared: dict[str, Any]) -> Description:
         layers = {int(match[1]) for match in map(_LAYER.search, self.records) if match}
@@ -161,18 +145,13 @@ class _Reader:
             tie_word_embeddings=not self.family.names_hold_head(self.records), inferred=inferred, **fields,
         )
 
-    def _shape(self, role: str) -> tuple[int, ...] | None:
-        name = self.names[role].replace("{i}", "0")
-        record = self.records.get(name) or self.records.get(self._quantized_name(role))
-        return record.shape if record else None
-
     def _heads(self) -> tuple[dict[str, int], tuple[str, ...]]:
         """Head counts. Shapes have only the total widths of queries and keys; q_norm tells the head's."""
         qkv, query_width = self.rows("qkv"), self.width("o")
         if not qkv or not query_width:
             return {}, ()
         known = self.rows("q_norm") if "q_norm" in self.names else None
-        padding = self.scheme.group_size if self.scheme and self.scheme.is_quantized else 1
+        padding = self.scheme.group_size if self.scheme and self.scheme.has_groups else 1
         options: list[tuple[int, int, int]] = []
         for head_dim in (known,) if known else _HEAD_DIMS:
             for width in range(query_width, query_width - padding, -1):

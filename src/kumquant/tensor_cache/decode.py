@@ -18,14 +18,17 @@ def decode_groups(
     """Decode group-quantized weights.
 
     codes: uint32 (..., rows, words), scales: (..., rows, groups) in any float dtype; (words, rows) and
-    (groups, rows) in layout "KN". layout: default the scheme's; embeddings and experts are always "NK".
+    (groups, rows) in layout "KN". layout: by default what the shapes say, for a mode of layout "KN" has
+    embeddings in "NK".
     width: the logical input width; default every position of the last group.
     Returns float32 (..., rows, width), not rounded to the model dtype; with 16-bit scales every product is
     exact.
     Raises TensorCacheError when the shapes contradict each other or the scheme.
     Source: docs/format.md, "Decoding".
     """
-    if (layout or scheme.layout) == "KN":
+    if layout is None:
+        layout = "NK" if codes.shape[:-1] == scales.shape[:-1] else scheme.layout
+    if layout == "KN":
         codes, scales = codes.T, scales.T
     if codes.ndim < 2 or scales.ndim != codes.ndim or codes.shape[:-1] != scales.shape[:-1]:
         _refuse("codes and scales do not belong together", codes, scales)
