@@ -1,7 +1,8 @@
 """Convert a Hugging Face checkpoint into a tensor cache that MLC-LLM, WebLLM and Kumquant read.
 
 The folder also gets mlc-chat-config.json, the tokenizer and the model's configs. An interrupted conversion
-is continued by the same command.
+is continued by the same command. Several modes (-q q4f16_1 -q q4f32_1) come from one pass over the source,
+each in OUT/MODE.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from ..convert import convert
-from .options import add_json, add_quantization, add_threads
+from ..convert import ConvertReport, convert
+from .options import add_json, add_threads
 from .output import counted, format_bytes, print_json, remark, warn
 from .progress import progress_for
 
+DEFAULT_MODE = "q4f16_1"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "kumquant convert SOURCE -o OUT [-q MODE] [options]"
+    parser.usage = "kumquant convert SOURCE -o OUT [-q MODE …] [options]"
     parser.add_argument("source", metavar="SOURCE", help="the checkpoint's folder (config.json, safetensors)")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
-    add_quantization(parser, "q4f16_1")
+    parser.add_argument("-q", "--quantization", metavar="MODE", action="append",
+                        help=f"how: {DEFAULT_MODE} (default), q4f32_1, q0f16, …; kumquant models lists all; repeatable")
     parser.add_argument("--compat", action="store_true", help="exactly the bytes that MLC's converter writes")
     parser.add_argument("--legacy-names", action="store_true",
                         help="also write ndarray-cache.json, the manifest's name of before 2025")
@@ -29,19 +33,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    report = convert(
-        args.source, args.output, quantization=args.quantization, compat=args.compat, force=args.force,
-        threads=args.threads, legacy_names=args.legacy_names, progress=progress_for(args),
+    modes = args.quantization or [DEFAULT_MODE]
+    reports = convert(
+        args.source, args.output, quantization=modes if len(modes) > 1 else modes[0], compat=args.compat,
+        force=args.force, threads=args.threads, legacy_names=args.legacy_names, progress=progress_for(args),
     )
-    warn(args, report.warnings)
+    several = reports if isinstance(reports, list) else [reports]
+    warn(args, dict.fromkeys(warning for report in several for warning in report.warnings))
     if args.json:
-        print_json({**asdict(report), "source": str(report.source), "out": str(report.out)})
-    else:
-        print(f"{report.out}: {counted(report.shards, 'shard')}, {counted(report.records, 'tensor')}, "
-              f"{format_bytes(report.cache_bytes)}, {report.stored_bits_per_parameter:.4f} bits a parameter")
-        for use in report.routes:
-            loss = "lossless" if use.is_lossless else "lossy"
-            remark(args, f"{counted(use.tensors, 'tensor')}, {format_bytes(use.source_bytes)}: {use.route} ({loss})")
-        resumed = f", {counted(report.resumed_shards, 'shard')} taken over" if report.resumed_shards else ""
-        remark(args, f"[{format_bytes(report.source_bytes)} read in {report.seconds:.1f} s{resumed}]")
+        documents = [{**asdict(report), "source": str(report.source), "out": str(report.out)} for report in several]
+        print_json(documents if isinstance(reports, list) else documents[0])
+        return 0
+    for report in several:
+        _print(args, report)
     return 0
+
+
+def _print(args: argparse.Namespace, report: ConvertReport) -> None:
+    print(f"{report.out}: {counted(report.shards, 'shard')}, {counted(report.records, 'tensor')}, "
+          f"{format_bytes(report.cache_bytes)}, {report.stored_bits_per_parameter:.4f} bits a parameter")
+    for use in report.routes:
+        loss = "lossless" if use.is_lossless else "lossy"
+        remark(args, f"{counted(use.tensors, 'tensor')}, {format_bytes(use.source_bytes)}: {use.route} ({loss})")
+    resumed = f", {counted(report.resumed_shards, 'shard')} taken over" if report.resumed_shards else ""
+    remark(args, f"[{format_bytes(report.source_bytes)} read in {report.seconds:.1f} s{resumed}]")
