@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, PackedRows, TensorInfo
 from .folder import CONFIG_NAME
 from .packed_layers import PackedLayer
 from .quantization_config import PackedFormat
+from .rows import covering_rows, cut
 from .tensors import MappedCheckpoint
 
 _KEYS = ("quantization_config", "compression_config")
@@ -72,10 +73,8 @@ class PackedCheckpoint(Checkpoint):
         layer = self._layers.get(name)
         if layer is None:
             return self._stored.read_rows(name, width, begin, end)
-        inputs = layer.shape[1]
-        first, last = begin * width // inputs, -(-end * width // inputs)
-        values = layer.dequantize(first, last).reshape(-1)
-        return values[begin * width - first * inputs : end * width - first * inputs].reshape(-1, width)
+        first, last = covering_rows(width, begin, end, layer.shape[1])
+        return cut(layer.dequantize(first, last), first, width, begin, end)
 
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         layer = self._layers.get(name)

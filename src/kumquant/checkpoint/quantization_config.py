@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedError
+from .folder import CONFIG_NAME
 from .packed_layers import AwqLayer, CompressedTensorsLayer, Gptq2Layer, GptqLayer, PackedLayer
 from .tensors import MappedCheckpoint
 
@@ -48,9 +49,10 @@ class PackedFormat:
         return [self._layer(stored, stem, trust_config) for stem in stems]
 
     def _layer(self, stored: MappedCheckpoint, stem: str, trust_config: bool) -> PackedLayer:
-        own = self.overrides.get(stem, {})
-        layer = self.layer_type(stored, stem, own.get("bits", self.bits), own.get("group_size", self.group_size),
-                                own.get("sym", self.is_symmetric), trust_config)
+        own = _Keys({"bits": self.bits, "group_size": self.group_size, "sym": self.is_symmetric,
+                     **self.overrides.get(stem, {})}, f"{stored.folder / CONFIG_NAME}: extra_config, {stem}")
+        layer = self.layer_type(stored, stem, own.bits("bits"), own.group_size("group_size"),
+                                own.values["sym"] is True, trust_config)
         layer.check()
         return layer
 
@@ -99,6 +101,8 @@ def _auto_round(keys: _Keys) -> PackedFormat:
     keys.require("packing_format", "auto_round:auto_gptq", "auto_round:auto_awq")
     keys.require("data_type", None, "int")
     layer_type = AwqLayer if keys.values["packing_format"] == "auto_round:auto_awq" else GptqLayer
+    if layer_type is AwqLayer and keys.bits("bits") != 4:
+        raise keys.unsupported("bits", ("4",))
     extra = keys.values.get("extra_config") or {}
     overrides = {name: values for name, values in extra.items() if isinstance(values, dict)}
     return PackedFormat(layer_type, keys.bits("bits"), keys.group_size("group_size"),

@@ -27,6 +27,8 @@ from .output import check_output, clear, copy_small_files, made_folder
 from .routes import RouteUse, summarize
 from .stream import Target, write_tensors
 
+Adapters = str | Path | Sequence[str | Path]
+
 
 @dataclass(frozen=True)
 class ConvertReport:
@@ -73,20 +75,26 @@ class _Job:
 
 @overload
 def convert(source: str | Path, out: str | Path, quantization: str = ..., compat: bool = ..., force: bool = ...,
-            threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ...) -> ConvertReport: ...
+            threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ..., *,
+            lora: Adapters = ...) -> ConvertReport: ...
 @overload
-def convert(source: str | Path, out: str | Path, quantization: list[str] | tuple[str, ...], compat: bool = ..., force: bool = ...,
-            threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ...) -> list[ConvertReport]: ...
-def convert(source: str | Path, out: str | Path,
-            quantization: str | list[str] | tuple[str, ...] = "q4f16_1", compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
-            progress: Progress = NO_PROGRESS) -> ConvertReport | list[ConvertReport]:
+def convert(source: str | Path, out: str | Path, quantization: list[str] | tuple[str, ...], compat: bool = ...,
+            force: bool = ..., threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ..., *,
+            lora: Adapters = ...) -> list[ConvertReport]: ...
+def convert(source: str | Path, out: str | Path, quantization: str | list[str] | tuple[str, ...] = "q4f16_1",
+            compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
+            progress: Progress = NO_PROGRESS, *, lora: Adapters = ()) -> ConvertReport | list[ConvertReport]:
     """Convert the checkpoint folder ``source`` into a tensor cache in the folder ``out``.
 
     quantization: a mode of ``schemes.SCHEMES``, or several: each then goes into ``out/<mode>/``, from one pass
     over the source, and there is a report for each. compat: MLC's bytes, also where Kumquant knows better (the
     same until another quantizer exists). force: replace a cache, or an unfinished conversion, in ``out``;
     files that a conversion does not write are left alone. threads: all cores by default; the bytes do not
-    depend on it. legacy_names: also write the manifest as ndarray-cache.json.
+    depend on it. legacy_names: also write the manifest as ndarray-cache.json. lora: the folder of a LoRA adapter in
+    PEFT's format, or several, merged into the weights in float32.
+
+    A source that others quantized goes over without loss where the number systems agree (docs/sources.md); the
+    report's routes say what took which way.
 
     A conversion that was interrupted goes on from its finished shards when it is called again in the same
     way, and its result is the same. The manifest is written last. Memory does not grow with the model: on two
@@ -101,9 +109,9 @@ def convert(source: str | Path, out: str | Path,
     if threads is not None and threads < 1:
         raise RequestError("must be at least 1", where="threads", found=threads)
     if isinstance(quantization, str):
-        jobs = _plan(source, {quantization: out}, compat)
+        jobs = _plan(source, {quantization: out}, compat, lora)
     else:
-        jobs = _plan(source, _folders(out, quantization), compat)
+        jobs = _plan(source, _folders(out, quantization), compat, lora)
     with _held(jobs, force):
         written = _write(jobs, force, threads or _available_threads(), legacy_names, progress)
     seconds = time.perf_counter() - started
@@ -118,10 +126,10 @@ def _folders(out: Path, modes: Sequence[str]) -> dict[str, Path]:
     return {mode: out / mode for mode in modes}
 
 
-def _plan(source: str | Path, folders: dict[str, Path], compat: bool) -> list[_Job]:
+def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adapters) -> list[_Job]:
     """One job for each mode. folders: mode -> where its cache goes."""
     schemes = {mode: _writable_scheme(mode) for mode in folders}
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, lora=[lora] if isinstance(lora, (str, Path)) else lora)
     where = str(checkpoint.folder / "config.json")
     family = family_of(checkpoint.config, where=where)
     config = family.config(checkpoint.config, where)

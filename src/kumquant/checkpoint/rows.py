@@ -1,0 +1,16 @@
+"""Rows of one width out of a matrix of another: a conversion may ask for a weight as single values, too."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def covering_rows(width: int, begin: int, end: int, columns: int) -> tuple[int, int]:
+    """The rows of a matrix of ``columns`` columns that hold rows [begin, end) of the same values ``width`` wide."""
+    return begin * width // columns, -(-end * width // columns)
+
+
+def cut(values: np.ndarray, first: int, width: int, begin: int, end: int) -> np.ndarray:
+    """Rows [begin, end) of ``width`` columns out of ``values``, which start at row ``first`` of the matrix."""
+    start = first * values.shape[1]
+    return values.reshape(-1)[begin * width - start : end * width - start].reshape(-1, width)
