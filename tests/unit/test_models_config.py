@@ -102,10 +102,10 @@ def test_a_contradiction_is_named(keys, word):
 
 
 @pytest.mark.parametrize("keys, word", [
-    ({"rope_scaling": {"type": "su", "factor": 2.0}}, "unknown rope type"),
+    ({"rope_scaling": {"type": "xpos", "factor": 2.0}}, "unknown rope type"),
     ({"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}},
      "high_freq"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"hidden_act": "gelu"}, "unknown activation"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"hidden_act": "mish"}, "unknown activation"),
     ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
     ({"num_experts": 8}, "num_experts"),
     ({"num_local_experts": 8}, "num_local_experts"), ({"attn_logit_softcapping": 50.0}, "softcapping"),

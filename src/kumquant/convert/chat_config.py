@@ -100,12 +100,12 @@ def _model_config(family: Family, config: ModelConfig, sizes: Mapping[str, int])
         "max_batch_size": _MAX_BATCH_SIZE,
         "disaggregation": False, "dtype": config.source.get("dtype") or "float32", "weight_block_size": None,
     }
-    return {key: values[key] for key in family.format_config}
+    return {key: values[key] if key in values else config.keys.values.get(key) for key in family.format_config}
 
 
 def _theta_as_written(config: ModelConfig) -> float | int:
     """rope_theta as the config spells it (an integer stays one)."""
-    theta = config.rope.theta
+    theta = config.rope.theta if config.rope else 10000
     for holder in (config.source.get("rope_scaling"), config.source.get("rope_parameters"), config.source):
         given = holder.get("rope_theta") if isinstance(holder, dict) else None
         if given is not None and given == theta:
@@ -114,7 +114,7 @@ def _theta_as_written(config: ModelConfig) -> float | int:
 
 
 def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
-    if config.rope.type != "llama3":
+    if config.rope is None or config.rope.type != "llama3":
         return None
     return {"rope_type": "llama3", **config.rope.parameters}
 
@@ -122,14 +122,14 @@ def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
 def _what_the_file_cannot_say(family: Family, config: ModelConfig) -> list[str]:
     """Where MLC's readers compute something else than the model. Kumquant reads config.json and is right."""
     problems = []
-    rope_type = config.rope.type
+    rope_type = config.rope.type if config.rope else "default"
     can_scale = "rope_scaling" in family.format_config
     if rope_type != "default" and not (rope_type == "llama3" and can_scale):
         problems.append(f"rope scaling of type {rope_type}: they will use unscaled positions")
     if any(config.sliding_window) and "sliding_window_size" not in family.format_config:
         problems.append("a sliding window in this family: they will let every token see all earlier ones")
-    if not family.format_has_biases and (config.qkv_bias or config.o_bias or config.mlp_bias):
-        problems.append("biases in this family: they will leave them out")
+    if any(config.has(flag) for flag in family.not_in_format):
+        problems.append("all of these tensors: they will leave out the biases")
     if config.tie_word_embeddings and not family.ties_head:
         problems.append("a tied head in this family: they look for lm_head.weight")
     return [f"MLC-LLM and WebLLM do not know {problem}." for problem in problems]

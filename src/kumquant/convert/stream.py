@@ -127,7 +127,7 @@ class Converter:
     def _read(self, block: Block, tensor: CacheTensor) -> np.ndarray:
         if block.transposed:
             columns = self._checkpoint.tensors[block.name].shape[1]
-            whole = self._checkpoint.read_rows(block.name, columns, 0, block.width)  # a view: the strip alone is touched
+            whole = self._checkpoint.read_rows(block.name, columns, 0, block.width)  # a view, touched in part
             return np.ascontiguousarray(whole[:, block.begin : block.end].T)
         values = self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
         return values + values.dtype.type(1) if tensor.plus_one else values

@@ -73,8 +73,8 @@ def _fits(family: Family, records: dict[str, Record]) -> bool:
     found = {_LAYER.sub(".{i}.", parameter_name(name)) for name in records}
     table = {rule.name: rule for rule in family.tensors}
     required = {name for name, rule in table.items() if rule.role != "head" and (
-        rule.when is None or family.biases.get(rule.when) is True)}
-    possible = {name for name, rule in table.items() if rule.when is None or rule.when in family.biases}
+        rule.when is None or family.flags.get(rule.when) is True)}
+    possible = {name for name, rule in table.items() if rule.when is None or rule.when in family.flags}
     return required <= found <= possible
 
 

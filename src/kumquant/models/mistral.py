@@ -6,7 +6,8 @@ from .llama import LLAMA
 
 MISTRAL = LLAMA.extend(
     "mistral",
-    biases={},
+    flags={},
+    not_in_format=(),
     window="all layers",
     ties_head=False,
     defaults={"sliding_window": 4096},

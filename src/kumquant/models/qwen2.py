@@ -7,8 +7,8 @@ from .llama import LLAMA
 QWEN2 = LLAMA.extend(
     "qwen2",
     rename={"qkv_proj": "c_attn"},
-    biases={"qkv_bias": True},
-    format_has_biases=True,
+    flags={"qkv_bias": True},
+    not_in_format=(),
     window="by layer",
     defaults={"sliding_window": 4096, "max_window_layers": 28},
     format_config=(

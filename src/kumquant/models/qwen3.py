@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from .family import Source, TensorRule
 from .llama import LAYER
 from .qwen2 import QWEN2
+from .rules import same
+
+HEAD_NORMS = tuple(same(role, f"{LAYER}self_attn.{role}.weight", "plain", "head") for role in ("q_norm", "k_norm"))
 
 QWEN3 = QWEN2.extend(
     "qwen3",
-    add=tuple(
-        TensorRule(role, LAYER + f"self_attn.{role}.weight", "plain",
-                   (Source(LAYER + f"self_attn.{role}.weight", ("head",)),))
-        for role in ("q_norm", "k_norm")
-    ),
-    qk_norm=True,
-    biases={"qkv_bias": "attention_bias", "o_bias": "attention_bias"},
+    add=HEAD_NORMS,
+    flags={"qkv_bias": "attention_bias", "o_bias": "attention_bias"},
     uncounted_names=(),
     format_config=(
         "hidden_act", "hidden_size", "intermediate_size", "attention_bias", "num_attention_heads",

@@ -20,20 +20,24 @@ from .spec import RopeSpec
 _DEFAULT_THETA = 10000.0
 _WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
+_OLDER_NAMES = {"su": "longrope"}
 
 
-def rope_from_config(config: Keys, head_dim: int, max_position_embeddings: int) -> RopeSpec:
+def rope_from_config(config: Keys, head_dim: int, max_position_embeddings: int,
+                     can_be_partial: bool = False) -> RopeSpec:
     """The rope of a config in either spelling, by Transformers' precedence.
 
     A non-empty ``rope_scaling`` replaces ``rope_parameters``; ``rope_theta`` inside the object wins over the
     one beside it; ``rope_type`` wins over the older ``type``; ``original_max_position_embeddings`` beside the
-    object wins over the one inside and defaults to ``max_position_embeddings``.
+    object wins over the one inside and defaults to ``max_position_embeddings``. can_be_partial: whether the family
+    rotates only the first partial_rotary_factor of each head.
     Raises UnsupportedError for an unknown rope type or a partial rotation, CheckpointError for missing or
     senseless parameters.
     """
     table = dict(config.table("rope_scaling") or config.table("rope_parameters") or {})
     inside = Keys(table, f"{config.where} (rope parameters)")
     rope_type = inside.text("rope_type", inside.text("type", "default"))
+    rope_type = _OLDER_NAMES.get(rope_type, rope_type)
     if rope_type not in _INVERSE_FREQUENCIES:
         raise UnsupportedError(
             "unknown rope type", where=inside.where, found=repr(rope_type),
@@ -44,8 +48,15 @@ def rope_from_config(config: Keys, head_dim: int, max_position_embeddings: int) 
     parameters = {key: value for key, value in table.items()
                   if key not in ("rope_type", "type", "rope_theta") and value is not None}
     partial = inside.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
+    dim = head_dim
     if rope_type == "proportional":
         parameters["partial_rotary_factor"] = partial
+    elif can_be_partial:
+        parameters.pop("partial_rotary_factor", None)
+        dim = int(head_dim * partial)
+        if partial > 1.0 or dim < 2 or dim % 2:
+            raise UnsupportedError("rotates no even part of each head", where=f"{config.where}: partial_rotary_factor",
+                                   found=f"{partial} of {head_dim}")
     elif partial != 1.0:
         raise UnsupportedError(
             "only whole heads can be rotated", where=f"{config.where}: partial_rotary_factor", found=partial,
@@ -55,7 +66,7 @@ def rope_from_config(config: Keys, head_dim: int, max_position_embeddings: int) 
         inner = inside.count("original_max_position_embeddings", max_position_embeddings)
         parameters["original_max_position_embeddings"] = config.count("original_max_position_embeddings",
                                                                       inner)
-    spec = RopeSpec(rope_type, theta, head_dim, max_position_embeddings, parameters)
+    spec = RopeSpec(rope_type, theta, dim, max_position_embeddings, parameters)
     _check_parameters(spec, inside.where)
     return spec
 
