@@ -14,8 +14,9 @@ from ..schemes import Scheme
 from ..tensor_cache import StoredTensors, dequantize_record
 from .config import ModelConfig
 from .family import Family
-from .folder import CHAT_CONFIG_NAME, CONFIG_NAME, has_model_config, load_model_config, load_scheme
+from .folder import CHAT_CONFIG_NAME, CONFIG_NAME, has_model_config, load_block_size, load_model_config, load_scheme
 from .plan import CacheTensor
+from .records import packed_records
 from .spec import DecoderSpec
 
 _MAX_NAMED = 5
@@ -89,14 +90,24 @@ class TensorCache(StoredTensors):
         """
         if name not in self and f"{name}.weight" in self:
             name = f"{name}.weight"
-        if name in self and not name.endswith((".q_weight", ".q_scale")):
-            return dequantize_record(self, name, None)
-        name = f'{name.removesuffix(".weight")}.weight'
-        planned = self._planned.get(name) if has_model_config(self.folder) else None
-        if planned is None:
-            return dequantize_record(self, name, self.scheme)
-        layout = None if planned.kind == "linear" else "NK"
-        return dequantize_record(self, name, self.scheme, planned.shape[-1], layout)
+        stem = name.removesuffix(".weight")
+        if f"{stem}.q_scale" not in self or name in self:  # no groups: nothing has to be known
+            return dequantize_record(self, name if name in self else f"{stem}.weight", None,
+                                     block_size=load_block_size(self.folder))
+        name = f"{stem}.weight"
+        planned = self._planned.get(name) if self._knows_family else None
+        width = None if planned is None else planned.shape[-1]
+        return dequantize_record(self, name, self.scheme, width)
+
+    @cached_property
+    def _knows_family(self) -> bool:
+        """Whether the folder says which model it is, and Kumquant knows the family: then widths are known."""
+        if not has_model_config(self.folder):
+            return False
+        try:
+            return bool(self.family)
+        except UnsupportedError:
+            return False
 
     @cached_property
     def _planned(self) -> dict[str, CacheTensor]:
@@ -117,13 +128,15 @@ class TensorCache(StoredTensors):
 
     def _check_scales(self, scheme: Scheme) -> None:
         """A float32 mode may show bfloat16 scales: that is how they are stored and what a -b16 twin says."""
+        if scheme.storage == "float8":
+            return
         possible = {scheme.model_dtype} | ({"bfloat16"} if scheme.model_dtype == "float32" else set())
         for record in self.manifest.records():
-            if record.name.endswith(".q_scale") and (not scheme.is_quantized or record.dtype not in possible):
+            if record.name.endswith(".q_scale") and (not scheme.has_groups or record.dtype not in possible):
                 raise TensorCacheError(
                     f"the records contradict the mode {scheme.name}", where=record.name,
                     found=f"scales in {record.dtype}",
-                    expected=f"scales in {scheme.model_dtype}" if scheme.is_quantized else "no scales",
+                    expected=f"scales in {scheme.model_dtype}" if scheme.has_groups else "no scales",
                     hint=f'Correct "quantization" in {self.folder / CHAT_CONFIG_NAME}.',
                 )
 
@@ -133,20 +146,19 @@ class TensorCache(StoredTensors):
             raise UnsupportedError("the tensors have numbers, not names", where=self.manifest.path,
                                    found="param_0", hint="The cache is from before the format had names. "
                                                          "Convert the model again.")
+        if self.scheme is not None and not self.scheme.can_run:
+            raise UnsupportedError("this mode can be read, but not run", where=self.scheme.name,
+                                   hint="Convert the original model to another mode, q4f16_1 for instance.")
         expected: dict[str, tuple[int, ...]] = {}
         for tensor in self.plan:
             stem = tensor.stem
-            if tensor.name in self or f"{stem}.q_weight" not in self:
+            if tensor.name in self or not {f"{stem}.q_weight", f"{stem}.qweight"} & self.keys():
                 expected[tensor.name] = tensor.shape
                 continue
             if self.scheme is None:
                 raise RequestError("quantized, and the mode is not known", where=f"{stem}.q_weight",
                                    hint='Say which it is: TensorCache.open(folder, quantization="q4f16_1").')
-            rows, width = tensor.shape
-            shapes = ((rows, self.scheme.num_words(width)), (rows, self.scheme.num_groups(width)))
-            if self.scheme.layout == "KN" and tensor.kind == "linear":
-                shapes = (shapes[0][::-1], shapes[1][::-1])
-            expected[f"{stem}.q_weight"], expected[f"{stem}.q_scale"] = shapes
+            expected |= {name: shape for name, shape, _ in packed_records(tensor, self.scheme)}
         self._compare(expected)
 
     def _compare(self, expected: dict[str, tuple[int, ...]]) -> None:

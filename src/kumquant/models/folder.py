@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, TensorCacheError, UnsupportedError
-from ..json_files import read_json_object
+from ..json_files import read_json_object, read_optional_json_object
 from ..schemes import Scheme, scheme_named
+from ..tensor_cache import DEFAULT_BLOCK
 from .config import ModelConfig
 from .family import Family
 from .registry import family_of
@@ -22,7 +23,7 @@ CHAT_CONFIG_NAME = "mlc-chat-config.json"
 # With a sliding window MLC's file gives no length at all. Mistral 7B, the model this layout comes from, has
 # 32768.
 _LENGTH_WITH_WINDOW = 32768
-_MODE_IN_NAME = re.compile(r"(?<![A-Za-z0-9])q\d+b?f\d\d(?:_\d)?(?![A-Za-z0-9_])")
+_MODE_IN_NAME = re.compile(r"(?<![A-Za-z0-9])q\d+b?f\d\d(?:_(?:\d|ft|autoawq))?(?![A-Za-z0-9_])")
 _HINT = f"Copy the original model's {CONFIG_NAME} into the folder."
 
 
@@ -73,6 +74,19 @@ def load_scheme(folder: Path, quantization: str | None = None) -> Scheme | None:
         if found:
             return scheme_named(found[0])
     return None
+
+
+def load_block_size(folder: Path) -> tuple[int, int]:
+    """Rows and columns that share a scale in block-scaled float8 weights, as the folder's configs say."""
+    for name, keys in ((CONFIG_NAME, ("quantization_config",)), (CHAT_CONFIG_NAME, ("model_config",)),
+                       (CHAT_CONFIG_NAME, ("model_config", "quantization_config"))):
+        holder: Any = read_optional_json_object(folder / name, CheckpointError)
+        for key in keys:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        size = holder.get("weight_block_size") if isinstance(holder, dict) else None
+        if isinstance(size, list) and len(size) == 2 and all(type(extent) is int and extent > 0 for extent in size):
+            return size[0], size[1]
+    return DEFAULT_BLOCK
 
 
 def _from_chat_config(chat_config: dict[str, Any], where: str,

@@ -42,6 +42,11 @@ def records_of(tensor: CacheTensor, scheme: Scheme) -> tuple[RecordShape, ...]:
     """
     if not is_quantized(tensor, scheme):
         return ((tensor.name, tensor.shape, tensor.dtype or scheme.model_dtype),)
+    return packed_records(tensor, scheme)
+
+
+def packed_records(tensor: CacheTensor, scheme: Scheme) -> tuple[RecordShape, ...]:
+    """The records of the tensor once it is quantized. Raises as ``records_of``."""
     if scheme.storage in ("awq", "groups") and scheme.layout != "NK" and tensor.kind == "experts":
         raise UnsupportedError(
             f"the mode {scheme.name} has no place for stacked experts", where=tensor.name,

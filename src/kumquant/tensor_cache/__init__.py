@@ -7,7 +7,7 @@ Decoding: ``decode_groups``, ``dequantize_record``. The format in words: docs/fo
 
 from __future__ import annotations
 
-from .decode import decode_groups, dequantize_record
+from .decode import DEFAULT_BLOCK, PART_SUFFIXES, decode_awq, decode_blocks, decode_groups, dequantize_record
 from .folder import find_manifest, read_manifest
 from .manifest import MANIFEST_NAME, MANIFEST_NAMES, TWIN_NAME, Manifest, Record, Shard
 from .plan import SHARD_CAP, FinishedShard, ShardPlan, plan_shards
@@ -17,8 +17,10 @@ from .verify import VerifyError, VerifyReport, shards_that_verify, verify
 from .writer import CacheWriter, write_cache
 
 __all__ = [
+    "DEFAULT_BLOCK",
     "MANIFEST_NAME",
     "MANIFEST_NAMES",
+    "PART_SUFFIXES",
     "SHARD_CAP",
     "TWIN_NAME",
     "CacheWriter",
@@ -31,6 +33,8 @@ __all__ = [
     "StoredTensors",
     "VerifyError",
     "VerifyReport",
+    "decode_awq",
+    "decode_blocks",
     "decode_groups",
     "dequantize_record",
     "find_manifest",
