@@ -142,6 +142,8 @@ class ModelConfig:
 
     def size(self, axis: str) -> int:
         """The length of a named axis of a family's tensors. "ffn2" is gate and up in one matrix."""
+        if axis == "token_types":
+            return self.keys.count("type_vocab_size")
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         sizes = {
             "vocab": self.vocab_size, "hidden": self.hidden_size, "ffn": self.intermediate_size,

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedError
+from .bert import BERT, BERT_BGE
 from .family import Family
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, BERT, BERT_BGE)}
 
 
 def family_of(config: Mapping[str, Any], model_type: str | None = None, where: str = "config.json") -> Family:
