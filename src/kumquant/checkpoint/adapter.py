@@ -1,6 +1,6 @@
 """LoRA adapters in PEFT's format: what they change in which weight.
 
-A folder holds adapter_config.json and adapter_model.safetensors. For a linear layer the weight becomes
+A folder holds adapter_config.json and adapter_model.safetensors (or .bin). For a linear layer the weight becomes
 W + scale * B @ A, with A (r, in), B (out, r) and scale = lora_alpha / r, or lora_alpha / sqrt(r) for rank-stabilized
 adapters; rank_pattern and alpha_pattern give layers their own r and alpha. Embeddings have A (r, tokens) and
 B (hidden, r). Other tensors of the file (modules_to_save) replace the model's.
@@ -23,11 +23,10 @@ import numpy as np
 from ..errors import CheckpointError, UnsupportedError
 from ..json_files import read_json_object
 from .checkpoint import CheckpointFile
-from .header import read_header
-from .tensors import MappedCheckpoint
+from .tensors import MappedCheckpoint, open_file
 
 CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
+WEIGHTS_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
 # Keys that change what an adapter means, with the values under which it is a plain one.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -90,18 +89,16 @@ def open_adapter(folder: str | Path) -> Adapter:
                               expected="the folder of a LoRA adapter, as PEFT saves it")
     config = read_json_object(path, CheckpointError)
     _check_kind(config, path)
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
-        raise CheckpointError(f"no {WEIGHTS_NAME}", where=folder,
-                              hint="Save the adapter as safetensors (PEFT's default since 0.5).")
-    header = read_header(weights)
-    names = [tensor.name for tensor in header.tensors]
-    stored = MappedCheckpoint(folder, config, {WEIGHTS_NAME: header}, {WEIGHTS_NAME: names}, has_index=False)
+    name = next((name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
+    if name is None:
+        raise CheckpointError(f"no {WEIGHTS_NAMES[0]}", where=folder, hint="Download the adapter completely.")
+    weights = folder / name
+    stored = open_file(folder, name, config)
     factors, replacements = _sorted_out(stored)
     deltas = {module: _delta(module, parts, config, weights) for module, parts in factors.items()}
     if not deltas and not replacements:
         raise CheckpointError("the adapter is empty", where=weights)
-    identity = hashlib.sha256(json.dumps([header.sha256, config]).encode()).hexdigest()
+    identity = hashlib.sha256(json.dumps([stored.files[0].header_sha256, config]).encode()).hexdigest()
     file = replace(stored.files[0], name=str(weights.resolve()), header_sha256=identity)
     return Adapter(folder, file, {f"{module}.weight": delta for module, delta in deltas.items()}, replacements)
 
@@ -127,7 +124,7 @@ def _sorted_out(stored: MappedCheckpoint) -> tuple[dict[str, dict[str, np.ndarra
             factors.setdefault(match["module"], {})[_KINDS[match["kind"]]] = values.astype(np.float32)
         elif "lora_" in plain_name:
             raise UnsupportedError("the adapter has a tensor of a kind that cannot be merged",
-                                   where=stored.folder / WEIGHTS_NAME, found=name,
+                                   where=stored.folder / stored.files[0].name, found=name,
                                    expected=", ".join(_KINDS))
         else:
             plain_name = re.sub(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.", ".", plain_name)

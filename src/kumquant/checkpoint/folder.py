@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ..json_files import read_json_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+# (index, single file), the first that is there counts. MLC's converter prefers the torch files.
+WEIGHT_NAMES = ((INDEX_NAME, SINGLE_NAME), ("pytorch_model.bin.index.json", "pytorch_model.bin"))
 CONFIG_NAME = "config.json"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -40,16 +43,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json_object(path, CheckpointError)
 
 
-def read_weight_map(folder: Path) -> dict[str, str] | None:
-    """Tensor name -> file name in the order of the index's text; None for one file without an index.
+@dataclass(frozen=True)
+class WeightFiles:
+    """Which files hold the weights: one, or those in the map.
 
-    Names of files are plain names inside the folder. Raises CheckpointError when there is neither.
+    weight_map: tensor name -> file name in the order of the index's text; None for one file without an index.
     """
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        if not (folder / SINGLE_NAME).is_file():
-            raise _no_weights(folder)
-        return None
+
+    index_name: str
+    single_name: str
+    weight_map: dict[str, str] | None
+
+
+def find_weights(folder: Path) -> WeightFiles:
+    """The files with the weights, safetensors before torch's. Raises CheckpointError when there are none."""
+    for index_name, single_name in WEIGHT_NAMES:
+        if (folder / index_name).is_file():
+            return WeightFiles(index_name, single_name, _read_weight_map(folder, index_name))
+        if (folder / single_name).is_file():
+            return WeightFiles(index_name, single_name, None)
+    raise _no_weights(folder)
+
+
+def _read_weight_map(folder: Path, index_name: str) -> dict[str, str]:
+    """The index. Names of files are plain names inside the folder."""
+    path = folder / index_name
     weight_map = read_json_object(path, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("no weight_map", where=path, expected="an object: tensor name -> file name")
@@ -68,13 +86,8 @@ def _is_plain_name(name: str) -> bool:
 
 
 def _no_weights(folder: Path) -> CheckpointError:
-    torch_files = sorted(path.name for path in folder.glob("*.bin"))
-    if torch_files:
-        return CheckpointError("only torch files", where=folder, found=", ".join(torch_files[:3]),
-                               expected=f"{SINGLE_NAME} or {INDEX_NAME}",
-                               hint="Torch files are not supported yet: save the model as safetensors.")
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    return CheckpointError("no weights", where=folder, found=", ".join(others[:3]) or "no safetensors file",
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth"))
+    return CheckpointError("no weights", where=folder, found=", ".join(others[:3]) or "no safetensors or torch file",
                            expected=f"{SINGLE_NAME} or {INDEX_NAME}",
                            hint=f"Add the index, or rename a single file to {SINGLE_NAME}." if others
                            else "Download the checkpoint completely.")

@@ -13,8 +13,9 @@ import numpy as np
 from ..errors import CheckpointError, UnsupportedError
 from ..files import translated_os_errors
 from .checkpoint import Checkpoint, CheckpointFile, TensorInfo
-from .folder import INDEX_NAME, SINGLE_NAME, read_config, read_weight_map, require_folder
+from .folder import find_weights, read_config, require_folder
 from .header import Header, HeaderTensor, read_header
+from .torch_bin import read_torch_header
 
 # The dtypes that weights may have; others keep safetensors' own tag ("I64") and can be listed, not read.
 READABLE_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -88,39 +89,49 @@ class MappedCheckpoint(Checkpoint):
 
 
 def open_files(source: str | Path) -> MappedCheckpoint:
-    """The tensors in a folder as they are stored: one safetensors file, or several with an index.
+    """The tensors in a folder as they are stored: one safetensors or torch file, or several with an index.
 
-    Reads headers only. Raises CheckpointError (missing, damaged, contradictory), UnsupportedError (a hub id).
+    Reads headers only. Raises CheckpointError (missing, damaged, contradictory), UnsupportedError (a hub id, a torch
+    file that holds more than tensors).
     """
     folder = require_folder(source)
     config = read_config(folder)
-    weight_map = read_weight_map(folder)
-    if weight_map is None:
-        header = read_header(folder / SINGLE_NAME)
-        names = [tensor.name for tensor in header.tensors]
-        return MappedCheckpoint(folder, config, {SINGLE_NAME: header}, {SINGLE_NAME: names}, has_index=False)
-    headers: dict[str, Header] = {}
+    weights = find_weights(folder)
+    if weights.weight_map is None:
+        name = weights.single_name
+        return open_file(folder, name, config)
     order: dict[str, list[str]] = {}
-    for name, file_name in weight_map.items():
+    for name, file_name in weights.weight_map.items():
         order.setdefault(file_name, []).append(name)
-    for file_name in order:
-        headers[file_name] = read_header(folder / file_name)
-    _check_index(folder, weight_map, headers)
+    headers = {file_name: _read_header(folder / file_name) for file_name in order}
+    _check_index(folder, weights.index_name, weights.weight_map, headers)
     return MappedCheckpoint(folder, config, headers, order, has_index=True)
 
 
-def _check_index(folder: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
+def open_file(folder: Path, name: str, config: dict[str, Any]) -> MappedCheckpoint:
+    """The tensors of one file."""
+    header = _read_header(folder / name)
+    return MappedCheckpoint(folder, config, {name: header}, {name: [tensor.name for tensor in header.tensors]},
+                            has_index=False)
+
+
+def _read_header(path: Path) -> Header:
+    return read_torch_header(path) if path.suffix in (".bin", ".pt", ".pth") else read_header(path)
+
+
+def _check_index(folder: Path, index_name: str, weight_map: Mapping[str, str],
+                 headers: Mapping[str, Header]) -> None:
     """The index and the files name the same tensors, each in one place."""
     held = {file_name: {tensor.name for tensor in header.tensors} for file_name, header in headers.items()}
     for name, file_name in weight_map.items():
         if name not in held[file_name]:
-            raise CheckpointError(f"{INDEX_NAME} says that tensor {name} is in this file, but it is not",
+            raise CheckpointError(f"{index_name} says that tensor {name} is in this file, but it is not",
                                   where=folder / file_name, hint="Download the index and the files again.")
     for file_name, names in held.items():
         for name in sorted(names):
             entry = weight_map.get(name)
             if entry != file_name:
-                raise CheckpointError(f"tensor {name} is in this file, but {INDEX_NAME} does not say so",
+                raise CheckpointError(f"tensor {name} is in this file, but {index_name} does not say so",
                                       where=folder / file_name, found=entry or "no entry", expected=file_name,
                                       hint="Download the index and the files again.")
 

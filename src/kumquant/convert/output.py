@@ -18,7 +18,8 @@ from .journal import JOURNAL_NAME
 COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_FILES, "special_tokens_map.json",
                 "chat_template.jinja", "chat_template.json")
 _SHARD = re.compile(r"params_shard_\d+\.bin")
-_CHECKPOINT_NAMES = ("model.safetensors", "model.safetensors.index.json")
+_CHECKPOINT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                     "pytorch_model.bin.index.json")
 
 
 def check_output(out: Path, source: Path, *, force: bool) -> None:

@@ -1,0 +1,140 @@
+"""llama.cpp's architectures in Hugging Face's words: names of tensors, and config.json from metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import UnsupportedError
+from .metadata import Metadata
+from .rope import rope_scaling
+
+# Metadata that change what a model computes, with the values that do not. A family that knows one says so.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,), "attention.scale": (0.0,), "logit_scale": (0.0, 1.0), "residual_scale": (0.0, 1.0),
+    "embedding_scale": (0.0, 1.0), "attention.clamp_kqv": (0.0,), "attention.max_alibi_bias": (0.0,),
+    "attn_logit_softcapping": (0.0,), "final_logit_softcapping": (0.0,), "attention.sliding_window": (0,),
+    "attention.causal": (True,), "use_parallel_residual": (False,), "attention.q_lora_rank": (0,),
+    "attention.kv_lora_rank": (0,),
+}
+
+_LLAMA_BLOCK = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}
+_LLAMA_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+@dataclass(frozen=True)
+class GgufFamily:
+    """One architecture. model_type, class_name: Hugging Face's.
+
+    top, block: GGUF's name of a module -> Hugging Face's ("blk.3.attn_q.weight" is block "attn_q" in layer 3).
+    rotated_heads: modules whose rows llama.cpp keeps in pairs for its rope -> the metadata key of their head count.
+    norms_plus_one: the norms' weights are stored with 1 added. understood: keys of ``_NEUTRAL`` that ``extra`` turns
+    into config keys. bias_keys: config key -> module whose bias it stands for. extra: further config keys.
+    """
+
+    model_type: str
+    class_name: str
+    top: Mapping[str, str] = field(default_factory=lambda: _LLAMA_TOP)
+    block: Mapping[str, str] = field(default_factory=lambda: _LLAMA_BLOCK)
+    layers: str = "model.layers"
+    rotated_heads: Mapping[str, str] = field(default_factory=dict)
+    norms_plus_one: bool = False
+    bias_keys: Mapping[str, str] = field(default_factory=dict)
+
+    def module(self, gguf_name: str) -> str | None:
+        """The module of a tensor, as ``rotated_heads`` has it; None for one that is not the family's."""
+        stem, _, kind = gguf_name.rpartition(".")
+        if kind not in ("weight", "bias"):
+            return None
+        parts = stem.split(".")
+        if parts[0] == "blk" and len(parts) == 3 and parts[1].isdecimal():
+            return parts[2] if parts[2] in self.block else None
+        return stem if stem in self.top else None
+
+    def checkpoint_name(self, gguf_name: str) -> str | None:
+        """Hugging Face's name of a tensor, None for one that is not the family's."""
+        module = self.module(gguf_name)
+        if module is None:
+            return None
+        kind = gguf_name.rpartition(".")[2]
+        if gguf_name.startswith("blk."):
+            return f"{self.layers}.{gguf_name.split('.')[1]}.{self.block[module]}.{kind}"
+        return f"{self.top[module]}.{kind}"
+
+    def gguf_name(self, checkpoint_name: str) -> str | None:
+        """The other way round."""
+        stem, _, kind = checkpoint_name.rpartition(".")
+        if stem.startswith(f"{self.layers}."):
+            layer, _, rest = stem.removeprefix(f"{self.layers}.").partition(".")
+            module = _key_of(self.block, rest)
+            return None if module is None else f"blk.{layer}.{module}.{kind}"
+        module = _key_of(self.top, stem)
+        return None if module is None else f"{module}.{kind}"
+
+    def config(self, metadata: Metadata, names: Collection[str], vocab_size: int,
+               divisors: np.ndarray | None) -> dict[str, Any]:
+        """config.json. names: of the file's tensors. vocab_size: rows of the embedding. divisors: rope_freqs."""
+        for key, neutral in _NEUTRAL.items():
+            value = metadata.values.get(f"{metadata.architecture}.{key}")
+            if value is not None and value not in neutral:
+                raise UnsupportedError(
+                    f'the key "{metadata.architecture}.{key}" asks for a computation that is not known here',
+                    where=metadata.where, found=repr(value)[:80],
+                    hint="Convert the original checkpoint instead of its GGUF file.")
+        heads = metadata.count("attention.head_count")
+        hidden = metadata.count("embedding_length")
+        head_dim = metadata.count("attention.key_length", hidden // heads or None)
+        if metadata.count("attention.value_length", head_dim) != head_dim:
+            raise UnsupportedError("keys and values of different width", where=metadata.where)
+        theta = metadata.number("rope.freq_base", 10000.0)
+        dim = metadata.count("rope.dimension_count", head_dim)
+        config = {
+            "architectures": [self.class_name], "model_type": self.model_type, "hidden_act": "silu",
+            "hidden_size": hidden, "intermediate_size": metadata.count("feed_forward_length"),
+            "num_hidden_layers": metadata.count("block_count"), "num_attention_heads": heads,
+            "num_key_value_heads": metadata.count("attention.head_count_kv", heads), "head_dim": head_dim,
+            "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
+            "max_position_embeddings": metadata.count("context_length"), "vocab_size": vocab_size,
+            "rope_theta": int(theta) if theta == int(theta) else theta,
+            "rope_scaling": rope_scaling(metadata, theta, dim, divisors),
+            "tie_word_embeddings": "output.weight" not in names, "torch_dtype": "float16",
+            **{key: f"blk.0.{module}.bias" in names for key, module in self.bias_keys.items()},
+        }
+        if dim != head_dim:
+            config["partial_rotary_factor"] = dim / head_dim
+        return config
+
+
+def _key_of(names: Mapping[str, str], value: str) -> str | None:
+    return next((key for key, name in names.items() if name == value), None)
+
+
+_QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+
+# llama.cpp's architecture -> family. Mistral's models call themselves "llama" there.
+FAMILIES: dict[str, GgufFamily] = {
+    "llama": GgufFamily(
+        "llama", "LlamaForCausalLM",
+        rotated_heads={"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"},
+        bias_keys={"attention_bias": "attn_q", "mlp_bias": "ffn_gate"},
+    ),
+    "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM", block={**_LLAMA_BLOCK, **_QK_NORMS},
+                        bias_keys={"attention_bias": "attn_q"}),
+}
+
+
+def family_of(metadata: Metadata) -> GgufFamily:
+    """Raises UnsupportedError for an architecture that is not known."""
+    if metadata.architecture not in FAMILIES:
+        raise UnsupportedError("an architecture that is not known here", where=metadata.where,
+                               found=repr(metadata.architecture)[:80], expected=", ".join(FAMILIES),
+                               hint="Convert the original checkpoint instead of its GGUF file.")
+    return FAMILIES[metadata.architecture]

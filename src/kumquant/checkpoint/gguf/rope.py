@@ -1,0 +1,66 @@
+"""Rope scaling as GGUF says it, in the words of config.json."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...errors import UnsupportedError
+from .metadata import Metadata, shortest
+
+# What every Llama 3.x has; llama.cpp's converter writes only the divisors that follow from them.
+_LOW_FREQ_FACTOR, _HIGH_FREQ_FACTOR = 1.0, 4.0
+_ORIGINAL_LENGTHS = (8192, 4096, 2048, 16384, 32768)
+_YARN_KEYS = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+
+
+def rope_scaling(metadata: Metadata, theta: float, dim: int, divisors: np.ndarray | None) -> dict[str, Any] | None:
+    """"rope_scaling" of config.json, None for plain positions.
+
+    theta, dim: base and rotated dimensions of a head. divisors: of the frequencies, float32 (dim / 2,), where the
+    file has the tensor "rope_freqs.weight". They are Llama 3's if Llama 3's formula gives the same; others are
+    carried as they are. Raises UnsupportedError for another type of scaling.
+    """
+    if divisors is not None:
+        return _llama3(theta, dim, divisors) or _carried(metadata, divisors)
+    kind = metadata.values.get(f"{metadata.architecture}.rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": metadata.number("rope.scaling.factor")}
+    if kind == "yarn":
+        given = {name: metadata.number(f"rope.scaling.{key}") for key, name in _YARN_KEYS.items()
+                 if metadata.has(f"rope.scaling.{key}")}
+        return {"rope_type": "yarn", "factor": metadata.number("rope.scaling.factor"),
+                "original_max_position_embeddings": metadata.count("rope.scaling.original_context_length"), **given}
+    raise UnsupportedError("a rope scaling that is not known", where=metadata.where, found=repr(kind)[:80],
+                           expected="none, linear or yarn")
+
+
+def llama3_divisors(theta: float, dim: int, factor: float, low: float, high: float, original: int) -> np.ndarray:
+    """What Llama 3.1 divides each frequency by: float32 (dim / 2,). Source: llama.cpp's converter."""
+    frequencies = 1.0 / (theta ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))
+    wavelengths = 2 * math.pi / frequencies
+    smooth = (original / wavelengths - low) / (high - low)
+    blended = 1 / ((1 - smooth) / factor + smooth)
+    result = np.where(wavelengths < original / high, 1.0, np.where(wavelengths > original / low, factor, blended))
+    return result.astype(np.float32)
+
+
+def _llama3(theta: float, dim: int, divisors: np.ndarray) -> dict[str, Any] | None:
+    factor = shortest(float(divisors.max()))
+    for original in _ORIGINAL_LENGTHS:
+        expected = llama3_divisors(theta, dim, factor, _LOW_FREQ_FACTOR, _HIGH_FREQ_FACTOR, original)
+        if np.allclose(divisors, expected, rtol=1e-5, atol=0):
+            return {"rope_type": "llama3", "factor": factor, "low_freq_factor": _LOW_FREQ_FACTOR,
+                    "high_freq_factor": _HIGH_FREQ_FACTOR, "original_max_position_embeddings": original}
+    return None
+
+
+def _carried(metadata: Metadata, divisors: np.ndarray) -> dict[str, Any]:
+    """Divisors that no formula explains: LongRoPE with the same ones at every length."""
+    given = [float(divisor) for divisor in divisors]
+    return {"rope_type": "longrope", "short_factor": given, "long_factor": given, "attention_factor": 1.0,
+            "original_max_position_embeddings": metadata.count("context_length")}

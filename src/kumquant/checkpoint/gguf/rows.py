@@ -1,0 +1,75 @@
+"""Blocks of a GGUF tensor as numbers, and Q4_0's as the format's own codes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ...errors import UnsupportedError
+from .types import GgufType
+
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# Q4_0: a float16 scale d, then 16 bytes; byte j holds value j in its low bits and value j + 16 in its high ones.
+_SCALE_BYTES, _CODE_BYTES = 2, 16
+Q4_0_GROUP = 32
+
+
+def values_of(blocks: np.ndarray, kind: GgufType) -> np.ndarray:
+    """Rows (n, row bytes) uint8 as (n, width) of ``kind.dtype``; plain ones uncopied.
+
+    Raises UnsupportedError for a type without an arithmetic here, or without the gguf package.
+    """
+    if kind.name in _PLAIN:
+        return blocks.view(_PLAIN[kind.name])
+    quants = gguf_quants(kind.name)
+    try:
+        number = quants.GGMLQuantizationType[kind.name]
+        return np.asarray(quants.dequantize(blocks, number), np.float32)
+    except (KeyError, NotImplementedError) as reason:
+        raise UnsupportedError("tensors of this type cannot be dequantized", where=kind.name) from reason
+
+
+def q4_0_codes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, row bytes) uint8 of Q4_0 as codes (n, width / 8) uint32 and scales (n, width / 32) float16.
+
+    Bit for bit the same numbers: d * (q - 8) is -d * (15 - q - 7), for every q and every d, -0, subnormals and
+    infinities included.
+    """
+    rows = len(blocks)
+    groups = blocks.reshape(rows, -1, _SCALE_BYTES + _CODE_BYTES)
+    scales = np.ascontiguousarray(groups[:, :, :_SCALE_BYTES]).view("<u2")[:, :, 0] ^ np.uint16(0x8000)
+    pairs = np.ascontiguousarray(groups[:, :, _SCALE_BYTES:]).view("<u2")  # values 2i, 2i + 1 (and 16 further)
+    np.invert(pairs, out=pairs)  # 15 - q in all four
+    codes = np.empty((rows, groups.shape[1], _CODE_BYTES), np.uint8)
+    half = _CODE_BYTES // 2
+    codes[:, :, :half] = (pairs & 0x0F) | ((pairs >> 4) & 0xF0)
+    codes[:, :, half:] = ((pairs >> 4) & 0x0F) | ((pairs >> 8) & 0xF0)
+    return codes.reshape(rows, -1).view("<u4"), scales.view(np.float16)
+
+
+def q4_0_blocks(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The way back: codes (n, width / 8) uint32 and scales (n, width / 32) float16 -> rows (n, row bytes) uint8."""
+    rows, num_groups = scales.shape
+    packed = np.ascontiguousarray(codes).view(np.uint8).reshape(rows, num_groups, _CODE_BYTES)
+    half = _CODE_BYTES // 2
+    low, high = ~packed[:, :, :half], ~packed[:, :, half:]
+    blocks = np.empty((rows, num_groups, _SCALE_BYTES + _CODE_BYTES), np.uint8)
+    negated = np.ascontiguousarray(scales).view(np.uint16) ^ np.uint16(0x8000)
+    blocks[:, :, :_SCALE_BYTES] = negated[:, :, None].view(np.uint8)
+    blocks[:, :, _SCALE_BYTES::2] = (low & 0x0F) | (high << 4)
+    blocks[:, :, _SCALE_BYTES + 1 :: 2] = (low >> 4) | (high & 0xF0)
+    return blocks.reshape(rows, -1)
+
+
+def gguf_quants(what: str) -> Any:
+    """The gguf package's arithmetic. Raises UnsupportedError that says how to get it."""
+    try:
+        return importlib.import_module("gguf.quants")
+    except ImportError as reason:
+        raise UnsupportedError("needs the package gguf", where=what,
+                               hint='Install it: pip install "kumquant[gguf]".') from reason

@@ -1,0 +1,44 @@
+"""The tensor types of GGUF: how many values a block holds, in how many bytes, and what becomes of it here.
+
+Source: ggml's type traits, as the gguf package lists them (gguf.constants.GGML_QUANT_SIZES); a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GgufType:
+    """name: ggml's. block_values: values that are stored together. block_bytes: what they take.
+
+    dtype: what a weight of this type reads as, "" for one that is no weight (integers).
+    """
+
+    name: str
+    block_values: int
+    block_bytes: int
+    dtype: str = "float32"
+
+    @property
+    def is_plain(self) -> bool:
+        return self.block_values == 1
+
+
+_PLAIN_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+_SIZES: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}
+
+# Type number in the file -> type.
+TYPES: dict[int, GgufType] = {
+    number: GgufType(name, values, nbytes, _PLAIN_DTYPES.get(name, "float32" if values > 1 else ""))
+    for number, (name, values, nbytes) in _SIZES.items()
+}
