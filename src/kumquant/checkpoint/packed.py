@@ -18,6 +18,7 @@ from ..schemes import Scheme
 from .checkpoint import Checkpoint, PackedRows, TensorInfo
 from .folder import CONFIG_NAME
 from .packed_layers import PackedLayer
+from .parts import PartsCheckpoint
 from .quantization_config import PackedFormat
 from .rows import covering_rows, cut
 from .tensors import MappedCheckpoint
@@ -93,6 +94,9 @@ class PackedCheckpoint(Checkpoint):
             codes[:, words.shape[1] - 1] &= np.uint32((1 << (slots_left * scheme.bits)) - 1)
         group_of = np.arange(scheme.num_groups(width)) * scheme.group_size // layer.inputs_per_group
         return PackedRows(codes, -layer.read_scales(begin, end)[:, group_of])
+
+    def parts(self) -> Checkpoint:
+        return PartsCheckpoint(self._stored, self)
 
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
         if name not in self._layers:

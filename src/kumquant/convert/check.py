@@ -43,7 +43,7 @@ def _check_dtypes(tensor: CacheTensor, checkpoint: Checkpoint) -> None:
     dtypes = {checkpoint.tensors[name].dtype for name in tensor.sources}
     for name in tensor.sources:
         info = checkpoint.tensors[name]
-        if info.dtype not in SOURCE_DTYPES:
+        if info.dtype not in SOURCE_DTYPES and info.dtype != tensor.dtype:
             raise UnsupportedError(f"tensor {name} has a dtype that weights cannot have",
                                    where=checkpoint.folder / info.file, found=info.dtype,
                                    expected=", ".join(SOURCE_DTYPES))

@@ -19,6 +19,7 @@ from ..progress import NO_PROGRESS, Progress
 from ..quant import COMPATIBLE_QUANTIZER, DEFAULT_QUANTIZER, QUANTIZERS
 from ..schemes import SCHEMES, Scheme, scheme_named
 from ..tensor_cache import CacheWriter, FinishedShard, Manifest, ShardPlan, plan_shards, shards_that_verify
+from .awq import parts_of
 from .chat_config import CHAT_CONFIG_NAME, chat_config
 from .check import check_sources
 from .journal import Journal, identity_of, locked
@@ -112,7 +113,7 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
         jobs = _plan(source, {quantization: out}, compat, lora)
     else:
         jobs = _plan(source, _folders(out, quantization), compat, lora)
-    with _held(jobs, force):
+    with _held(out, jobs, force):
         written = _write(jobs, force, threads or _available_threads(), legacy_names, progress)
     seconds = time.perf_counter() - started
     reports = [_report(job, manifest, resumed, seconds) for job, (manifest, resumed) in zip(jobs, written, strict=True)]
@@ -142,6 +143,13 @@ def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adap
         plan = plan_shards(record for planned in tensors for record in planned.records)
         num_values = count_loaded_values([planned.tensor for planned in tensors], checkpoint, family.uncounted)
         # Written at the end, but made now: whatever is wrong with the source shows before the long work.
+    awq = next((scheme for scheme in schemes.values() if scheme.storage == "awq"), None)
+    if awq is not None:
+        if len(schemes) > 1:
+            raise RequestError("takes over the source's own bytes, and goes with no other mode", where=awq.name,
+                               found=", ".join(schemes), hint="Convert to the other modes in a run of their own.")
+        cache_tensors = parts_of(cache_tensors, checkpoint, awq)
+        checkpoint = checkpoint.parts()
         warnings: list[str] = []
         chat = chat_config(checkpoint.folder, family, config, scheme, warnings)
         jobs.append(_Job(folders[mode], checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values,
@@ -159,10 +167,10 @@ def _writable_scheme(mode: str) -> Scheme:
 
 
 @contextmanager
-def _held(jobs: list[_Job], force: bool) -> Iterator[None]:
+def _held(out: Path, jobs: list[_Job], force: bool) -> Iterator[None]:
     """Make, lock and check every output folder; those left empty by a failure are removed again."""
     with ExitStack() as held:
-        for folder in dict.fromkeys([*(job.out.parent for job in jobs[1:]), *(job.out for job in jobs)]):
+        for folder in dict.fromkeys([out, *(job.out for job in jobs)]):
             held.enter_context(made_folder(folder))
         for job in jobs:
             held.enter_context(locked(job.out))

@@ -35,6 +35,8 @@ def route_of(info: TensorInfo, planned: PlannedTensor, checkpoint: Checkpoint, s
              keep_codes: bool) -> Route:
     """The route of one checkpoint tensor into ``planned``, a cache tensor under ``scheme``."""
     stored = stored_dtype(scheme)
+    if planned.tensor.dtype == info.dtype:
+        return Route(f"{info.dtype}: kept", True)
     if planned.is_quantized and keep_codes and checkpoint.has_codes(info.name, scheme):
         exact = info.scale_dtype in _HOLDS[stored]
         how = "kept" if exact else f"kept, scales from {info.scale_dtype} to {stored}"

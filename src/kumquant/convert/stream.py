@@ -77,10 +77,20 @@ class Job:
     target: Target
     is_last: bool = True
 
+    @property
+    def nbytes(self) -> int:
+        """Of the tensor's sources in the checkpoint."""
+        return sum(block.nbytes for block in self.blocks)
+
 
 def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
-    """The blocks of a tensor in the order of its records: source after source, in the tensor's row order."""
+    """The blocks of a tensor in the order of its records: source after source, in the tensor's row order.
+
+    Sources that stand side by side are cut alike, and the blocks of one strip of rows follow one another.
+    """
     tensor = planned.tensor
+    if tensor.side_by_side:
+        return _strips_of(tensor, checkpoint)
     width = tensor.shape[-1] if planned.is_quantized or tensor.transposed else 1
     blocks = []
     for name in tensor.sources:
@@ -94,6 +104,25 @@ def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
                 end = min(begin + step, last * scale)
                 blocks.append(Block(name, width, begin, end, (end - begin) * row_bytes, tensor.transposed))
     return blocks
+
+
+def _bytes_as_read(info: TensorInfo) -> int:
+    """Of one value; packed weights grow when they are read."""
+    return DTYPES[info.dtype].itemsize if info.dtype in DTYPES else 4
+
+
+def _up_to(row: int, rows: int, info: TensorInfo) -> int:
+    """Bytes of the tensor before ``row`` of its ``rows``; those of packed values are no whole number each."""
+    return row * info.nbytes // rows
+
+
+def _strips_of(tensor: CacheTensor, checkpoint: Checkpoint) -> list[Block]:
+    infos = [checkpoint.tensors[name] for name in tensor.sources]
+    rows = tensor.shape[0]
+    step = max(1, BLOCK_BYTES * rows // max(1, sum(info.nbytes for info in infos)))
+    return [Block(info.name, info.shape[1], begin, min(begin + step, rows),
+                  info.nbytes // rows * (min(begin + step, rows) - begin))
+            for begin in range(0, rows, step) for info in infos]
 
 
 class Converter:
@@ -111,7 +140,8 @@ class Converter:
         scheme = job.planned.scheme
         if not job.planned.is_quantized:
             values = self._read(block, job.planned.tensor)
-            result = cast(values, job.planned.tensor.dtype or scheme.model_dtype)
+            dtype = job.planned.tensor.dtype or scheme.model_dtype
+            result = values if values.dtype == DTYPES[dtype] else cast(values, dtype)
             arrays: tuple[np.ndarray, ...] = (result.copy() if result is values else result,)
         elif job.target.keep_codes and not block.transposed and self._checkpoint.has_codes(block.name, scheme):
             codes, scales = self._checkpoint.read_codes(block.name, scheme, block.begin, block.end)
@@ -161,7 +191,7 @@ def write_tensors(targets: Sequence[Target], checkpoint: Checkpoint, threads: in
 
 
 def _nbytes(jobs: Iterable[Job]) -> int:
-    return sum(block.nbytes for job in jobs for block in job.blocks)
+    return sum(job.nbytes for job in jobs)
 
 
 def _work_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], converter: Converter,
@@ -192,6 +222,9 @@ def _reporting(blocks: Iterable[ConvertedBlock], planned: PlannedTensor,
 def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], writer: CacheWriter) -> None:
     first, *rest = planned.record_names
     if not rest:
+    if planned.tensor.side_by_side:
+        writer.add(first, _joined(blocks, len(planned.tensor.sources)))
+        return
         writer.add(first, (block.arrays[0] for block in blocks))
         return
     if planned.is_transposed:
@@ -213,6 +246,12 @@ def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], write
 
 
 def _transposes(planned: PlannedTensor, blocks: Iterator[ConvertedBlock]) -> tuple[np.ndarray, ...]:
+def _joined(blocks: Iterator[ConvertedBlock], num_sources: int) -> Iterator[np.ndarray]:
+    """Strips of rows of all sources side by side."""
+    while strip := [block.arrays[0] for block in islice(blocks, num_sources)]:
+        yield np.concatenate(strip, axis=1)
+
+
     """Codes (words, rows) and scales (groups, rows) of a whole tensor, filled block by block."""
     whole = tuple(np.empty(shape, DTYPES[dtype]) for _, shape, dtype in planned.records)
     row = 0

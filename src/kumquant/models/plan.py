@@ -22,6 +22,7 @@ class CacheTensor:
     What else happens to the sources, before the one cast to the stored dtype:
     row_order: [begin, end) ranges of the rows of the only source, in the order they are written; empty means as
     they are. transposed: the sources are (in, out). plus_one: 1 is added, in the checkpoint's dtype.
+    side_by_side: the sources are joined along axis 1 instead of stacked.
     dtype: what the tensor is stored in, whatever the mode; None: the mode's model dtype.
     """
 
@@ -34,6 +35,7 @@ class CacheTensor:
     row_order: tuple[tuple[int, int], ...] = ()
     transposed: bool = False
     plus_one: bool = False
+    side_by_side: bool = False
     dtype: str | None = None
 
     @property

@@ -24,7 +24,7 @@ BIASES = (
 )  # fmt: skip
 STEP_VECTORS = ("final_norm", "final_norm_bias", "embed_norm", "embed_norm_bias", "head_bias")
 FLOATS = ("float16", "bfloat16", "float32")
-LAYOUTS = {"NK": 0, "KN": 1}
+LAYOUTS = {"NK": 0, "KN": 1, "AWQ": 2}
 DEFAULT_SCHEME = SCHEMES["q4f16_1"]
 
 
@@ -103,6 +103,9 @@ class Loader:
     def _matrix(self, role: str, layer: int) -> None:
         names = self.spec.names(role, layer)
         inputs = self.shapes[role][-1]
+        if names[0].removesuffix(".weight") + ".qweight" in self.tensors:
+            self._awq(role, layer, names, inputs)
+            return
         if self._is_quantized(names[0]):
             groups = [self._groups(name, inputs, self.scheme.layout) for name in names]
             self._check_rows(role, names, sum(rows for _, _, rows in groups))
@@ -118,6 +121,25 @@ class Loader:
         """The embedding's panels are the head, and its rows are looked up there."""
         name, inputs = self.spec.names("embed")[0], self.spec.hidden_size
         if self._is_quantized(name):
+    def _awq(self, role: str, layer: int, names: tuple[str, ...], inputs: int) -> None:
+        """A matrix in AWQ's layout: codes (inputs, rows / 8), zero points (groups, rows / 8), scales (groups, rows)."""
+        if role == "gate_up" and not self.spec.gate_first:
+            raise UnsupportedError("AWQ codes whose gate comes second cannot be run", where=names[0])
+        parts, all_zeros = [], []
+        for name in names:
+            stem = name.removesuffix(".weight")
+            codes, zeros, scales = (self._record(f"{stem}.{part}") for part in ("qweight", "qzeros", "scales"))
+            rows, groups = scales.shape[-1], self.scheme.num_groups(inputs)
+            words = -(-rows // self.scheme.codes_per_word)
+            self._expect(f"{stem}.qweight", codes.shape, (inputs, words))
+            self._expect(f"{stem}.qzeros", zeros.shape, (groups, words))
+            self._expect(f"{stem}.scales", scales.shape, (groups, rows))
+            self._check_float(f"{stem}.scales", scales)
+            parts.append((codes, scales, rows))
+            all_zeros.append(zeros)
+        self._check_rows(role, names, sum(rows for _, _, rows in parts))
+        self._set_quantized(role, layer, -1, parts, inputs, "AWQ", all_zeros)
+
             groups = self._groups(name, inputs, "NK")
             self._check_rows("embed", (name,), groups[2])
             self._set_quantized("head", 0, -1, [groups], inputs, "NK")
@@ -166,9 +188,11 @@ class Loader:
         self.native.set_vector(role, layer, values)
 
     def _set_quantized(self, role: str, layer: int, expert: int, parts: list[tuple[np.ndarray, np.ndarray, int]],
-                       inputs: int, layout: str) -> None:
+                       inputs: int, layout: str, zeros: list[np.ndarray] | None = None) -> None:
+        """parts: codes, scales and rows of each. zeros: their zero points, where the layout has them."""
         dtype = parts[0][1].dtype.name
-        native = [(as_bytes(codes), as_bytes(scales), None, rows) for codes, scales, rows in parts]
+        native = [(as_bytes(codes), as_bytes(scales), as_bytes(zeros[i]) if zeros else None, rows)
+                  for i, (codes, scales, rows) in enumerate(parts)]
         try:
             self.native.set_quantized(role, layer, expert, native, dtype, inputs, self.scheme.bits,
                                       self.scheme.group_size, LAYOUTS[layout], self.release)
