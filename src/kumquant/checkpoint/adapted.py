@@ -28,7 +28,8 @@ class AdaptedCheckpoint(Checkpoint):
 
     def __init__(self, base: Checkpoint, adapters: Sequence[Adapter]) -> None:
         files = (*base.files, *(adapter.file for adapter in adapters))
-        super().__init__(base.folder, base.config, base.has_index, files, dict(base.tensors), base.small_files)
+        super().__init__(base.folder, base.config, base.has_index, files, dict(base.tensors), base.small_files,
+                         base.has_loose_files, base.config_source, base.tokenizer_metadata)
         self._base = base
         self._deltas: dict[str, list[Delta]] = {}
         self._replacements: dict[str, np.ndarray] = {}

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..files import translated_os_errors
 from ..schemes import Scheme
+from .folder import CONFIG_NAME
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Checkpoint(ABC):
     folder: where it is. config: as config.json has it, without what only says how the weights were packed.
     has_index: whether an index names the files. files: in order of first use, by name relative to ``folder``.
     tensors: in MLC's order (docs/format.md). small_files: name -> text of files that belong into the cache and are
-    not in ``folder``, or not like this. Methods may be called from several threads at once.
+    not in ``folder``, or not like this. has_loose_files: whether what lies in ``folder`` belongs to the model too.
+    config_source: where the config is from, for errors. tokenizer_metadata: what describes the tokenizer where there
+    are no files of it, in GGUF's keys. Methods may be called from several threads at once.
     """
 
     folder: Path
@@ -77,6 +80,12 @@ class Checkpoint(ABC):
     files: tuple[CheckpointFile, ...]
     tensors: dict[str, TensorInfo]
     small_files: Mapping[str, str] = field(default_factory=dict)
+    has_loose_files: bool = True
+    config_source: str = ""
+    tokenizer_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.config_source = self.config_source or str(self.folder / CONFIG_NAME)
 
     @abstractmethod
     def read_rows(self, name: str, width: int, begin: int, end: int) -> np.ndarray:

@@ -24,7 +24,15 @@ from .chat_config import CHAT_CONFIG_NAME, chat_config
 from .check import check_sources
 from .journal import Journal, identity_of, locked
 from .order import PlannedTensor, count_loaded_values, plan_tensors
-from .output import check_output, clear, copy_small_files, made_folder
+from .output import (
+    SmallFiles,
+    check_output,
+    clear,
+    copy_small_files,
+    made_folder,
+    small_files_folder,
+    small_files_of,
+)
 from .routes import RouteUse, summarize
 from .stream import Target, write_tensors
 
@@ -70,6 +78,7 @@ class _Job:
     tensors: list[PlannedTensor]
     plan: ShardPlan
     num_values: int
+    small_files: SmallFiles
     chat_config: dict[str, Any]
     warnings: list[str]
 
@@ -131,12 +140,12 @@ def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adap
     """One job for each mode. folders: mode -> where its cache goes."""
     schemes = {mode: _writable_scheme(mode) for mode in folders}
     checkpoint = open_checkpoint(source, lora=[lora] if isinstance(lora, (str, Path)) else lora)
-    where = str(checkpoint.folder / "config.json")
-    family = family_of(checkpoint.config, where=where)
-    config = family.config(checkpoint.config, where)
+    family = family_of(checkpoint.config, where=checkpoint.config_source)
+    config = family.config(checkpoint.config, checkpoint.config_source)
     cache_tensors = family.plan(config, checkpoint.tensors, compat=compat)
     check_sources(cache_tensors, checkpoint, family)
     quantizer = COMPATIBLE_QUANTIZER if compat else DEFAULT_QUANTIZER
+    small_files = small_files_of(checkpoint)
     jobs = []
     for mode, scheme in schemes.items():
         tensors = plan_tensors(cache_tensors, checkpoint, scheme)
@@ -151,9 +160,10 @@ def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adap
         cache_tensors = parts_of(cache_tensors, checkpoint, awq)
         checkpoint = checkpoint.parts()
         warnings: list[str] = []
-        chat = chat_config(checkpoint.folder, family, config, scheme, warnings)
+        with small_files_folder(checkpoint, small_files) as folder:
+            chat = chat_config(folder, family, config, scheme, warnings)
         jobs.append(_Job(folders[mode], checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values,
-                         chat, warnings))
+                         small_files, chat, warnings))
     return jobs
 
 
@@ -201,7 +211,7 @@ def _write(jobs: list[_Job], force: bool, threads: int, legacy_names: bool,
         write_tensors([target for target, _ in targets], checkpoint, threads, progress)
         checkpoint.check_unchanged()
         for job, (target, kept) in zip(jobs, targets, strict=True):
-            copy_small_files(checkpoint, job.out, job.warnings)
+            copy_small_files(job.small_files, job.out, job.warnings)
             atomic_write(job.out / CHAT_CONFIG_NAME, json.dumps(job.chat_config, indent=2))
             written.append((target.writer.finish(job.num_values), kept))
     for journal in journals:

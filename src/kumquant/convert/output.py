@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..checkpoint import Checkpoint
 from ..errors import RequestError
 from ..files import atomic_write, translated_os_errors
 from ..tensor_cache import MANIFEST_NAMES
-from ..tokenizer import TOKENIZER_FILES, has_tokenizer
+from ..tokenizer import TOKENIZER_FILES, has_tokenizer, tokenizer_files_from_gguf
 from .chat_config import CHAT_CONFIG_NAME
 from .journal import JOURNAL_NAME
 
 COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_FILES, "special_tokens_map.json",
                 "chat_template.jinja", "chat_template.json")
+# Name in the cache's folder -> the file to copy, or the text to write.
+SmallFiles = Mapping[str, Path | str]
 _SHARD = re.compile(r"params_shard_\d+\.bin")
 _CHECKPOINT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                      "pytorch_model.bin.index.json")
@@ -82,18 +85,43 @@ def made_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def copy_small_files(checkpoint: Checkpoint, out: Path, warnings: list[str]) -> None:
-    """Write config, generation config, tokenizer and chat template, those that exist.
+def small_files_of(checkpoint: Checkpoint) -> SmallFiles:
+    """Config, generation config, tokenizer and chat template, those that exist: the file, or the text of one.
 
-    Appends to ``warnings`` when there is no tokenizer.json.
+    A tokenizer that the source only describes is rebuilt. Raises like ``tokenizer_files_from_gguf``.
     """
-    for name in COPIED_NAMES:
-        path = checkpoint.folder / name
-        if name in checkpoint.small_files:
-            atomic_write(out / name, checkpoint.small_files[name])
-        elif path.is_file():
-            with translated_os_errors("read the file", path):
-                data = path.read_bytes()
-            atomic_write(out / name, data)
+    files: dict[str, Path | str] = {}
+    if checkpoint.has_loose_files:
+        files |= {name: checkpoint.folder / name for name in COPIED_NAMES if (checkpoint.folder / name).is_file()}
+    files |= checkpoint.small_files
+    if checkpoint.tokenizer_metadata:
+        files |= tokenizer_files_from_gguf(checkpoint.tokenizer_metadata, checkpoint.config_source)
+    return files
+
+
+@contextmanager
+def small_files_folder(checkpoint: Checkpoint, files: SmallFiles) -> Iterator[Path]:
+    """A folder that holds ``files``: the checkpoint's own, if they all lie there, else a passing one."""
+    if all(isinstance(content, Path) for content in files.values()):
+        yield checkpoint.folder
+        return
+    with TemporaryDirectory(prefix="kumquant-") as passing:
+        write_small_files(files, Path(passing))
+        yield Path(passing)
+
+
+def write_small_files(files: SmallFiles, out: Path) -> None:
+    """Write ``files`` into ``out``."""
+    for name, content in files.items():
+        if isinstance(content, Path):
+            with translated_os_errors("read the file", content):
+                atomic_write(out / name, content.read_bytes())
+        else:
+            atomic_write(out / name, content)
+
+
+def copy_small_files(files: SmallFiles, out: Path, warnings: list[str]) -> None:
+    """Write ``files`` into the cache's folder. Appends to ``warnings`` when there is no tokenizer.json."""
+    write_small_files(files, out)
     if not has_tokenizer(out):
         warnings.append("The source has no tokenizer.json: the cache takes token ids, not text.")

@@ -18,7 +18,7 @@ from itertools import islice
 
 import numpy as np
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, TensorInfo
 from ..dtypes import DTYPES
 from ..models import CacheTensor
 from ..progress import Progress
@@ -96,14 +96,24 @@ def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
     for name in tensor.sources:
         info = checkpoint.tensors[name]
         rows = info.num_values // width if width else 0
-        row_bytes = info.nbytes // rows if rows else 0
-        step = max(1, BLOCK_BYTES // row_bytes) if row_bytes else 1
+        step = max(1, BLOCK_BYTES // max(1, width * _bytes_as_read(info)))
         scale = rows // info.shape[0] if tensor.row_order else 1  # a plain matrix is cut between its values
         for first, last in tensor.row_order or ((0, rows),):
             for begin in range(first * scale, last * scale, step):
                 end = min(begin + step, last * scale)
-                blocks.append(Block(name, width, begin, end, (end - begin) * row_bytes, tensor.transposed))
+                blocks.append(Block(name, width, begin, end, _up_to(end, rows, info) - _up_to(begin, rows, info),
+                                    tensor.transposed))
     return blocks
+
+
+def _bytes_as_read(info: TensorInfo) -> int:
+    """Of one value; packed weights grow when they are read."""
+    return DTYPES[info.dtype].itemsize if info.dtype in DTYPES else 4
+
+
+def _up_to(row: int, rows: int, info: TensorInfo) -> int:
+    """Bytes of the tensor before ``row`` of its ``rows``; those of packed values are no whole number each."""
+    return row * info.nbytes // rows
 
 
 def _bytes_as_read(info: TensorInfo) -> int:
@@ -165,8 +175,9 @@ class Converter:
     def _byte_range(self, block: Block) -> tuple[int, int]:
         if block.transposed:
             return 0, self._checkpoint.tensors[block.name].nbytes
-        row_bytes = block.nbytes // (block.end - block.begin)
-        return block.begin * row_bytes, block.end * row_bytes
+        info = self._checkpoint.tensors[block.name]
+        rows = info.num_values // block.width
+        return _up_to(block.begin, rows, info), _up_to(block.end, rows, info)
 
 
 def write_tensors(targets: Sequence[Target], checkpoint: Checkpoint, threads: int, progress: Progress) -> None:
