@@ -109,18 +109,18 @@ class Loader:
         if self._is_quantized(names[0]):
             groups = [self._groups(name, inputs, self.scheme.layout) for name in names]
             self._check_rows(role, names, sum(rows for _, _, rows in groups))
+            if role == "gate_up" and not self.spec.gate_first:
+                groups = [half for whole in groups for half in gate_before_up(*whole, self.scheme.layout)]
             self._set_quantized(role, layer, -1, groups, inputs, self.scheme.layout)
             return
         values = [self._plain(name) for name in names]
         for name, value in zip(names, values, strict=True):
             self._expect(name, value.shape[1:], (inputs,))
         self._check_rows(role, names, sum(len(value) for value in values))
+        if role == "gate_up" and not self.spec.gate_first:
+            values = [half for value in values for half in reversed(np.split(value, 2))]
         self._set_plain(role, layer, -1, values, inputs)
 
-    def _tied_head(self) -> None:
-        """The embedding's panels are the head, and its rows are looked up there."""
-        name, inputs = self.spec.names("embed")[0], self.spec.hidden_size
-        if self._is_quantized(name):
     def _awq(self, role: str, layer: int, names: tuple[str, ...], inputs: int) -> None:
         """A matrix in AWQ's layout: codes (inputs, rows / 8), zero points (groups, rows / 8), scales (groups, rows)."""
         if role == "gate_up" and not self.spec.gate_first:
@@ -140,6 +140,10 @@ class Loader:
         self._check_rows(role, names, sum(rows for _, _, rows in parts))
         self._set_quantized(role, layer, -1, parts, inputs, "AWQ", all_zeros)
 
+    def _tied_head(self) -> None:
+        """The embedding's panels are the head, and its rows are looked up there."""
+        name, inputs = self.spec.names("embed")[0], self.spec.hidden_size
+        if self._is_quantized(name):
             groups = self._groups(name, inputs, "NK")
             self._check_rows("embed", (name,), groups[2])
             self._set_quantized("head", 0, -1, [groups], inputs, "NK")
@@ -253,6 +257,14 @@ class Loader:
         if tuple(found) != tuple(expected):
             raise TensorCacheError("the shape contradicts the model's config", where=name, found=tuple(found),
                                    expected=tuple(expected))
+
+
+def gate_before_up(codes: np.ndarray, scales: np.ndarray, rows: int,
+                   layout: str) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """The two halves of a matrix whose second half is the gate, the gate first."""
+    axis, half = (0 if layout == "NK" else 1), rows // 2
+    return [(np.take(codes, part, axis), np.take(scales, part, axis), half)
+            for part in (np.arange(half, rows), np.arange(half))]
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:
