@@ -262,6 +262,10 @@ static void bind_runtime(nb::module_& m) {
              e.source = Embedding::Source::plain;
              m.kept.push_back(values);
            })
+      .def("set_embedding_file",  // where the record's bytes are, besides in the arrays given before
+           [](PyModel& m, const std::string& role, const std::string& path, int64_t codes_at, int64_t scales_at) {
+             m.model.embedding_role(role).open_file(path, codes_at, scales_at);
+           })
       .def("tie_embedding",
            [](PyModel& m) {
              Embedding& e = m.model.embedding_role("embed");

@@ -1,5 +1,8 @@
 #include "runtime/model.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -8,10 +11,44 @@
 
 namespace kq {
 namespace {
+constexpr int kBlockTokens = 256;   // tokens that go through the layers together
 constexpr int kAttentionRows = 12;  // query rows that share one pass over keys and values
 }  // namespace
 
+Embedding::~Embedding() {
+  if (file >= 0) close(file);
+}
+
+void Embedding::open_file(const std::string& path, int64_t codes, int64_t scales) {
+  file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  codes_at = codes;
+  scales_at = scales;
+}
+
+bool Embedding::read_from_file(int row, float* y) const {
+  thread_local std::vector<uint8_t> bytes;
+  if (source == Source::plain) {
+    const size_t size = (size_t)plain.inputs * size_of(plain.number);
+    bytes.resize(size);
+    if (pread(file, bytes.data(), size, codes_at + (int64_t)(row * size)) != (ssize_t)size) return false;
+    read_row(PlainRows{bytes.data(), plain.number, 1, plain.inputs}, 0, y);
+    return true;
+  }
+  QuantizedRows one = quantized;
+  const size_t codes = (size_t)one.words() * 4, scales = (size_t)one.groups() * size_of(one.scale_number);
+  bytes.resize(codes + scales);
+  if (pread(file, bytes.data(), codes, codes_at + (int64_t)(row * codes)) != (ssize_t)codes ||
+      pread(file, bytes.data() + codes, scales, scales_at + (int64_t)(row * scales)) != (ssize_t)scales)
+    return false;
+  one.codes = bytes.data();
+  one.scales = bytes.data() + codes;
+  one.rows = 1;
+  read_row(one, 0, y);
+  return true;
+}
+
 void Embedding::read(int row, float* y) const {
+  if (file >= 0 && read_from_file(row, y)) return;
   switch (source) {
     case Source::panels: return read_row(*panels, row, y);
     case Source::quantized: return read_row(quantized, row, y);
@@ -214,29 +251,40 @@ void Model::prepare_rope(StepState& s) {
   }
 }
 
-// Checks the inputs and lists the step's tokens and attention tasks. Throws before anything is changed.
-void Model::plan_step(StepState& s) {
-  for (size_t i = 0; i < s.inputs.size(); i++) {
-    const StepInput& in = s.inputs[i];
-    const int from = in.sequence->length;
+// Throws before anything is changed.
+void Model::check_inputs(const std::vector<StepInput>& inputs) const {
+  bool hidden = false;
+  for (const StepInput& in : inputs) hidden = hidden || in.output == StepOutput::hidden;
+  for (const StepInput& in : inputs) {
+    const int end = in.sequence->length + in.count;
+    for (const StepInput* other = inputs.data(); other != &in; other++)
+      if (other->sequence == in.sequence) throw std::invalid_argument("a sequence appears twice in a step");
     if (in.count < 1) throw std::invalid_argument("a step needs at least one token of each sequence");
-    if ((size_t)(from + in.count) > in.sequence->pages.size() * kPageTokens) throw std::length_error("a sequence lacks pages");
-    if (positions_.source != Embedding::Source::none && from + in.count > positions_.rows())
+    if ((size_t)end > in.sequence->pages.size() * kPageTokens) throw std::length_error("a sequence lacks pages");
+    if (positions_.source != Embedding::Source::none && end > positions_.rows())
       throw std::length_error("the model has position embeddings for " + std::to_string(positions_.rows()) + " tokens only");
-    if (!spec_.causal && from > 0) throw std::invalid_argument("an encoder takes a sequence in one step");
+    if (!spec_.causal && in.sequence->length > 0) throw std::invalid_argument("an encoder takes a sequence in one step");
     if (!head_.present() && in.output != StepOutput::hidden && in.output != StepOutput::none)
       throw std::invalid_argument("the model has no head, so it gives no logits");
-    s.hidden = s.hidden || in.output == StepOutput::hidden;
-    if (s.hidden && in.output != StepOutput::hidden && in.output != StepOutput::none)
+    if (hidden && in.output != StepOutput::hidden && in.output != StepOutput::none)
       throw std::invalid_argument("a step gives hidden states or logits, not both");
-    s.first_column.push_back((int)s.tokens.size());
-    s.fused = s.fused && in.count == 1 && !spec_.qk_norm_over_all;
-    for (int j = 0; j < in.count; j++) {
+    for (int j = 0; j < in.count; j++)
       if (in.tokens[j] < 0 || in.tokens[j] >= embedding_.rows())
         throw std::out_of_range("token id " + std::to_string(in.tokens[j]) + " is outside the vocabulary of " +
                                 std::to_string(embedding_.rows()));
+  }
+}
+
+// Lists the step's tokens and attention tasks.
+void Model::plan_step(StepState& s) {
+  for (size_t i = 0; i < s.inputs.size(); i++) {
+    const StepInput& in = s.inputs[i];
+    s.hidden = s.hidden || in.output == StepOutput::hidden;
+    s.first_column.push_back((int)s.tokens.size());
+    s.fused = s.fused && in.count == 1 && !spec_.qk_norm_over_all;
+    for (int j = 0; j < in.count; j++) {
       if (j >= in.count - in.num_rows) s.result_columns.push_back((int)s.tokens.size());
-      s.tokens.push_back({(int)i, from + j, nullptr});
+      s.tokens.push_back({(int)i, in.sequence->length + j, nullptr});
     }
   }
   s.columns = (int)s.tokens.size();
@@ -254,7 +302,9 @@ void Model::size_buffers(StepState& s) {
   s.qkv = qkv_.get<float>(columns * spec_.qkv_size());
   s.attended = attended_.get<float>(columns * spec_.q_size());
   s.inner = hidden_.get<float>(columns * std::max(spec_.intermediate_size, e.shared_size));
-  s.sub = sub_.get<float>(columns * spec_.hidden_size);
+  bool needs_sub = spec_.parallel_block;
+  for (const Layer& l : layers_) needs_sub = needs_sub || l.attn_post_norm.present() || l.mlp_post_norm.present();
+  if (needs_sub) s.sub = sub_.get<float>(columns * spec_.hidden_size);
   if (rows && !s.hidden) s.head_in = head_in_.get<float>(rows * spec_.hidden_size);
   auto grow = [&](const Linear& linear, int n, Buffers& buffers) {
     if (linear.present()) shape(linear, n, s.int8, buffers);
@@ -281,10 +331,9 @@ void Model::size_buffers(StepState& s) {
   }
 }
 
-void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results) {
+void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results) {
   StepState s{pages, inputs, int8, results};
   plan_step(s);
-  if (s.columns == 0) return;
   prepare_rope(s);
   size_buffers(s);
   for (int i = 0; i < num_claims_; i++) claims_[i].reset();
@@ -293,5 +342,49 @@ void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, flo
     finish_results(thread, s, claims_.get() + num_claims_ - kResultClaims);
   });
   for (StepInput& in : inputs) in.sequence->length += in.count;
+}
+
+// Long steps run in blocks of tokens, so that buffers stay small and in the cache. Results do not depend on the cut.
+void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results) {
+  check_inputs(inputs);
+  const size_t width = head_.present() ? spec_.vocab_size : spec_.hidden_size;
+  std::vector<StepInput> block;
+  std::vector<size_t> owners;
+  int columns = 0, rows_before = 0;
+  auto run = [&] {
+    if (block.empty()) return;
+    bool hidden = false;
+    for (const StepInput& in : block) hidden = hidden || in.output == StepOutput::hidden;
+    const int rows = result_rows(block);
+    run_block(pages, block, int8, results + (size_t)rows_before * (hidden ? spec_.hidden_size : width));
+    for (size_t i = 0; i < block.size(); i++)
+      if (block[i].output == StepOutput::sample) inputs[owners[i]].choice = std::move(block[i].choice);
+    rows_before += rows;
+    columns = 0;
+    block.clear();
+    owners.clear();
+  };
+  for (size_t i = 0; i < inputs.size(); i++) {
+    const StepInput& in = inputs[i];
+    for (int done = 0; done < in.count;) {
+      // An encoder's sequence cannot be cut.
+      const int room = kBlockTokens - columns, left = in.count - done, count = spec_.causal ? std::min(room, left) : left;
+      if (count > room && columns > 0) {
+        run();
+        continue;
+      }
+      StepInput part = in;
+      part.tokens = in.tokens + done;
+      part.count = count;
+      const bool every = in.output == StepOutput::all || in.output == StepOutput::hidden;
+      if (!every && done + count < in.count) part.output = StepOutput::none;
+      block.push_back(part);
+      owners.push_back(i);
+      columns += count;
+      done += count;
+      if (columns >= kBlockTokens) run();
+    }
+  }
+  run();
 }
 }  // namespace kq

@@ -36,13 +36,26 @@ struct Layer {
 };
 
 // Rows looked up by token or position: a mapped record, or the head's own panels when they are tied.
+// With a file the rows are read from it instead of touched in the mapping, where every row would make 64 KiB of
+// neighbors resident (the kernel maps around a fault).
 struct Embedding {
   enum class Source { none, panels, quantized, plain } source = Source::none;
   const Panels* panels = nullptr;
   QuantizedRows quantized{};
   PlainRows plain{};
+  int file = -1;
+  int64_t codes_at = 0, scales_at = 0;  // byte offsets of the record (plain: codes_at) in the file
+
+  Embedding() = default;
+  ~Embedding();
+  Embedding(const Embedding&) = delete;
+  Embedding& operator=(const Embedding&) = delete;
+  void open_file(const std::string& path, int64_t codes, int64_t scales);  // stays with the mapping if it cannot be opened
   void read(int row, float* y) const;
   int rows() const;
+
+ private:
+  bool read_from_file(int row, float* y) const;
 };
 
 enum class StepOutput : int { none = 0, sample = 1, last = 2, all = 3, hidden = 4 };
@@ -135,6 +148,8 @@ class Model {
   void rotate_and_store(StepState& s, int layer, int column, int kv_head);
   void finish_results(int thread, StepState& s, Claims* claims);
 
+  void run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results);
+  void check_inputs(const std::vector<StepInput>& inputs) const;
   void plan_step(StepState& s);
   void prepare_rope(StepState& s);
   void size_buffers(StepState& s);

@@ -169,6 +169,8 @@ def test_impossible_steps_are_refused():
             model.step(pool, [StepInput(sequence, [bad], "last")])
     with pytest.raises(RequestError, match="at least one token"):
         model.step(pool, [StepInput(sequence, [], "last")])
+    with pytest.raises(RequestError, match="twice"):
+        model.step(pool, [StepInput(sequence, [1], "last")] * 2)
     assert sequence.length == 0
     with pytest.raises(RequestError, match="usable"):
         Model.from_arrays(SPEC, QUANTIZED, isa="sse9")

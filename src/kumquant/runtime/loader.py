@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import TensorCacheError, UnsupportedError
 from ..models import DecoderSpec
 from ..schemes import SCHEMES, Scheme
+from ..tensor_cache import StoredTensors
 
 ENDS = ("head", "embed", "positions", "token_types")
 MATRICES = ("qkv", "o", "gate_up", "up", "down", "router", "shared_gate_up", "shared_down", "shared_gate")
@@ -175,13 +176,24 @@ class Loader:
             scheme = self.scheme
             self.native.set_embedding_quantized(role, as_bytes(codes), as_bytes(scales), scales.dtype.name, rows,
                                                 inputs, scheme.bits, scheme.group_size)
+            stem = name.removesuffix(".weight")
+            self._read_rows_from_file(role, f"{stem}.q_weight", f"{stem}.q_scale")
         else:
             values = self._plain(name)
             self._expect(name, values.shape[1:], (inputs,))
             rows = len(values)
             self.native.set_embedding_plain(role, as_bytes(values), values.dtype.name, rows, inputs)
+            self._read_rows_from_file(role, name, name)
         if role == "embed":
             self._check_rows(role, (name,), rows)
+
+    def _read_rows_from_file(self, role: str, codes: str, scales: str) -> None:
+        """Rows of a mapped table are read, not touched: a touched row makes 64 KiB around it resident."""
+        if not isinstance(self.tensors, StoredTensors):
+            return
+        (path, codes_at), (scales_path, scales_at) = self.tensors.location(codes), self.tensors.location(scales)
+        if path == scales_path:
+            self.native.set_embedding_file(role, str(path), codes_at, scales_at)
 
     def _vector(self, role: str, layer: int) -> None:
         parts = [self._plain(name) for name in self.spec.names(role, layer)]

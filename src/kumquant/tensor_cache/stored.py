@@ -75,6 +75,11 @@ class StoredTensors(Mapping[str, np.ndarray]):
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
+    def location(self, name: str) -> tuple[Path, int]:
+        """The shard file of a record and the record's offset in it. Raises NoSuchRecordError."""
+        shard, record = self._place(name)
+        return self.folder / shard.data_path, record.byte_offset
+
     def release(self, name: str) -> None:
         """Give back the memory of this record's pages; its arrays stay valid and read from the file again.
 
