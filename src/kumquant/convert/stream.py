@@ -116,16 +116,6 @@ def _up_to(row: int, rows: int, info: TensorInfo) -> int:
     return row * info.nbytes // rows
 
 
-def _bytes_as_read(info: TensorInfo) -> int:
-    """Of one value; packed weights grow when they are read."""
-    return DTYPES[info.dtype].itemsize if info.dtype in DTYPES else 4
-
-
-def _up_to(row: int, rows: int, info: TensorInfo) -> int:
-    """Bytes of the tensor before ``row`` of its ``rows``; those of packed values are no whole number each."""
-    return row * info.nbytes // rows
-
-
 def _strips_of(tensor: CacheTensor, checkpoint: Checkpoint) -> list[Block]:
     infos = [checkpoint.tensors[name] for name in tensor.sources]
     rows = tensor.shape[0]
@@ -232,10 +222,10 @@ def _reporting(blocks: Iterable[ConvertedBlock], planned: PlannedTensor,
 
 def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], writer: CacheWriter) -> None:
     first, *rest = planned.record_names
-    if not rest:
     if planned.tensor.side_by_side:
         writer.add(first, _joined(blocks, len(planned.tensor.sources)))
         return
+    if not rest:
         writer.add(first, (block.arrays[0] for block in blocks))
         return
     if planned.is_transposed:
@@ -256,13 +246,13 @@ def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], write
     writer.add(rest[0], scales)
 
 
-def _transposes(planned: PlannedTensor, blocks: Iterator[ConvertedBlock]) -> tuple[np.ndarray, ...]:
 def _joined(blocks: Iterator[ConvertedBlock], num_sources: int) -> Iterator[np.ndarray]:
     """Strips of rows of all sources side by side."""
     while strip := [block.arrays[0] for block in islice(blocks, num_sources)]:
         yield np.concatenate(strip, axis=1)
 
 
+def _transposes(planned: PlannedTensor, blocks: Iterator[ConvertedBlock]) -> tuple[np.ndarray, ...]:
     """Codes (words, rows) and scales (groups, rows) of a whole tensor, filled block by block."""
     whole = tuple(np.empty(shape, DTYPES[dtype]) for _, shape, dtype in planned.records)
     row = 0
