@@ -74,7 +74,7 @@ class FakeModel:
     def __init__(self, *, vocab_size: int = 64, context_length: int = 64,
                  script: list[int] | Callable[[list[int]], list[int]] | None = None) -> None:
         self.vocab_size, self.context_length, self.script = vocab_size, context_length, script
-        self.spec = SimpleNamespace(ropes=(RopeSpec("default", 1e4, 8, context_length, {}),))
+        self.spec = SimpleNamespace(ropes=(RopeSpec("default", 1e4, 8, context_length, {}),), is_encoder=False)
         self.num_tokens_fed = 0
         self.step_sizes: list[tuple[int, int]] = []  # sequences and tokens of each step
 

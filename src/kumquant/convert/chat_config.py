@@ -14,7 +14,7 @@ from ..chat import ChatTemplate, stop_token_ids
 from ..errors import CheckpointError, Error
 from ..files import atomic_write
 from ..json_files import read_json_object, read_optional_json_object
-from ..models import Family, ModelConfig
+from ..models import Family, ModelConfig, Pooling, load_pooling
 from ..schemes import Scheme
 from ..tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 from .conv_template import translate
@@ -23,6 +23,7 @@ CHAT_CONFIG_NAME = "mlc-chat-config.json"
 _MAX_PREFILL_CHUNK = 8192
 _MAX_BATCH_SIZE = 128
 _SINK_SIZE = 4
+_MLC_POOLING = {"cls", "mean", "last"}
 # First non-null of generation_config.json and config.json, then these.
 _SAMPLING_DEFAULTS = {"temperature": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
                       "repetition_penalty": 1.0, "top_p": 1.0}
@@ -41,9 +42,12 @@ def write_chat_config(source: Path, out: Path, family: Family, model_config: Mod
     atomic_write(out / CHAT_CONFIG_NAME, json.dumps(content, indent=2))
 
 
-def chat_config(source: Path, family: Family, config: ModelConfig, scheme: Scheme,
-                warnings: list[str]) -> dict[str, Any]:
-    """The content of the file, keys in MLC's order. See ``write_chat_config``."""
+def chat_config(source: Path, family: Family, config: ModelConfig, scheme: Scheme, warnings: list[str],
+                compat: bool = False) -> dict[str, Any]:
+    """The content of the file, keys in MLC's order. See ``write_chat_config``.
+
+    compat: what MLC's own tool writes, also where the source says otherwise.
+    """
     sizes = _window_sizes(config)
     generation = (read_optional_json_object(source / "generation_config.json", CheckpointError),
                   config.source)
@@ -64,9 +68,26 @@ def chat_config(source: Path, family: Family, config: ModelConfig, scheme: Schem
         "tokenizer_info": _tokenizer_info(source, warnings),
         "conv_template": _conv_template(source, tokenizer, warnings),
         **_first_given(_TOKEN_DEFAULTS, generation),
-        "model_task": "chat",
-        "embedding_metadata": None,
+        "model_task": "embedding" if family.pooling else "chat",
+        "embedding_metadata": _embedding_metadata(source, family, compat, warnings),
     }
+
+
+def _embedding_metadata(source: Path, family: Family, compat: bool, warnings: list[str]) -> dict[str, Any] | None:
+    """How vectors are made of hidden states: as the source says, else as MLC does it for the family."""
+    if family.pooling is None:
+        return None
+    pooling = Pooling((family.pooling,), normalize=True)
+    own = load_pooling(source)
+    if own is not None and not compat:
+        pooling = own
+    elif own is not None and (own.modes, own.normalize) != (pooling.modes, pooling.normalize):
+        warnings.append(f"MLC-LLM and WebLLM will pool by {family.pooling}, not by {' and '.join(own.modes)}.")
+    if len(pooling.modes) > 1 or pooling.modes[0] not in _MLC_POOLING:
+        warnings.append(f"MLC-LLM and WebLLM do not know pooling by {' and '.join(pooling.modes)}.")
+    is_encoder = not family.traits.get("causal", True)
+    return {"model_type": "encoder" if is_encoder else "decoder", "pooling_strategy": pooling.modes[0],
+            "normalize": pooling.normalize}
 
 
 def _window_sizes(config: ModelConfig) -> dict[str, int]:

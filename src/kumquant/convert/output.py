@@ -11,13 +11,15 @@ from tempfile import TemporaryDirectory
 from ..checkpoint import Checkpoint
 from ..errors import RequestError
 from ..files import atomic_write, translated_os_errors
+from ..models import pooling_files
 from ..tensor_cache import MANIFEST_NAMES
 from ..tokenizer import TOKENIZER_FILES, has_tokenizer, tokenizer_files_from_gguf
 from .chat_config import CHAT_CONFIG_NAME
 from .journal import JOURNAL_NAME
 
-COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_FILES, "special_tokens_map.json",
-                "chat_template.jinja", "chat_template.json")
+COPIED_NAMES = ("config.json", "generation_config.json", *TOKENIZER_FILES, "vocab.txt", "special_tokens_map.json",
+                "chat_template.jinja", "chat_template.json", "modules.json", "sentence_bert_config.json",
+                "config_sentence_transformers.json")
 # Name in the cache's folder -> the file to copy, or the text to write.
 SmallFiles = Mapping[str, Path | str]
 _SHARD = re.compile(r"params_shard_\d+\.bin")
@@ -86,13 +88,14 @@ def made_folder(out: Path) -> Iterator[None]:
 
 
 def small_files_of(checkpoint: Checkpoint) -> SmallFiles:
-    """Config, generation config, tokenizer and chat template, those that exist: the file, or the text of one.
+    """Configs, tokenizer, chat template, a sentence encoder's modules, those that exist: the file, or the text of one.
 
     A tokenizer that the source only describes is rebuilt. Raises like ``tokenizer_files_from_gguf``.
     """
     files: dict[str, Path | str] = {}
     if checkpoint.has_loose_files:
-        files |= {name: checkpoint.folder / name for name in COPIED_NAMES if (checkpoint.folder / name).is_file()}
+        names = dict.fromkeys((*COPIED_NAMES, *pooling_files(checkpoint.folder)))
+        files |= {name: checkpoint.folder / name for name in names if (checkpoint.folder / name).is_file()}
     files |= checkpoint.small_files
     if checkpoint.tokenizer_metadata:
         files |= tokenizer_files_from_gguf(checkpoint.tokenizer_metadata, checkpoint.config_source)
@@ -113,6 +116,8 @@ def small_files_folder(checkpoint: Checkpoint, files: SmallFiles) -> Iterator[Pa
 def write_small_files(files: SmallFiles, out: Path) -> None:
     """Write ``files`` into ``out``."""
     for name, content in files.items():
+        with translated_os_errors("make the folder", (out / name).parent):
+            (out / name).parent.mkdir(exist_ok=True)
         if isinstance(content, Path):
             with translated_os_errors("read the file", content):
                 atomic_write(out / name, content.read_bytes())

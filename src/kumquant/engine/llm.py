@@ -14,11 +14,13 @@ import numpy as np
 
 from ..chat import ChatTemplate, Message, stop_token_ids
 from ..errors import RequestError
-from ..models import TensorCache
+from ..models import TensorCache, load_pooling
 from ..processors import default_threads
+from ..progress import NO_PROGRESS, Progress
 from ..runtime import Model
 from ..tokenizer import StreamDecoder, Tokenizer, has_tokenizer
 from .defaults import default_params
+from .embedding import Embedder
 from .engine import Engine, check_prompt
 from .memory import Activations, kv_pages
 from .prompts import Prompt, split_prompts
@@ -78,7 +80,7 @@ class LLM:
     @property
     def context_length(self) -> int:
         """Tokens of prompt and output together, at most."""
-        return self._engine.context_length
+        return self._context_length if self.model.spec.is_encoder else self._engine.context_length
 
     def generate(self, prompts: Prompt | Sequence[Prompt],
                  params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[Generation]:
@@ -127,6 +129,7 @@ class LLM:
         iterator of the answer's text in pieces. What the KV cache still holds of an earlier turn is not
         computed again.
         """
+        self._require_decoder("answers")
         (its_params,) = self._params_for(params, 1)
         template = self.chat_template
         token_ids = template.encode(messages, self._require_tokenizer("chat"))
@@ -140,18 +143,51 @@ class LLM:
         activations: "int8" or "float32". Raises RequestError for no tokens, too many, or ids outside the
         vocabulary.
         """
-        (checked,) = split_prompts([token_ids])
-        if isinstance(checked, str):
-            raise RequestError("not token ids", where="token_ids", found="text",
-                               expected="a list of integers")
+        checked = _checked_ids(token_ids)
+        self._require_decoder("logits")
         with self._lock:
             check_prompt(checked, self.model.context_length, self.model.vocab_size)
             return self.model.logits(checked, activations)
+
+    def hidden_states(self, token_ids: Sequence[int], activations: Activations | None = None) -> np.ndarray:
+        """The last hidden state at every position, after the final norm: float32 (tokens, hidden size).
+
+        activations: default: this LLM's own. Raises as ``logits``.
+        """
+        checked = _checked_ids(token_ids)
+        with self._lock:
+            check_prompt(checked, self.model.context_length, self.model.vocab_size)
+            return self.model.hidden_states(checked, activations or self.activations)
+
+    def embed(self, texts: Prompt | Sequence[Prompt], normalize: bool | None = None, *,
+              prompt_name: str | None = None, progress: Progress = NO_PROGRESS) -> np.ndarray:
+        """One vector for each text, pooled as the model's makers chose: float32 (texts, dimensions).
+
+        texts: text or token ids, one or many, as in ``generate``; text that is too long for the model is cut.
+        normalize: to unit length; default: as the model's makers chose. prompt_name: which of the model's prompts
+        goes before each text, where it has some. Raises RequestError for a model that is not meant for this.
+        """
+        split = split_prompts(texts)
+        with self._lock:
+            embedder = self.embedder
+            return embedder.embed([embedder.encode(text, prompt_name) for text in split], normalize, progress)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What ``embed`` works with. Raises RequestError for a model that is not meant for this."""
+        pooling = load_pooling(self.folder)
+        if pooling is None:
+            raise RequestError("nothing says how hidden states become a vector: not an embedding model",
+                               where=self.folder, expected='modules.json, or "embedding_metadata" in '
+                               "mlc-chat-config.json", hint="hidden_states gives the states themselves.")
+        return Embedder(self.model, pooling, self.tokenizer, max_length=self._context_length,
+                        activations=self.activations)
 
     def close(self) -> None:
         """Free the model's memory. Later calls raise RequestError."""
         with self._lock:
             self.__dict__.pop("_engine", None)
+            self.__dict__.pop("embedder", None)
             self._model = None
 
     def __enter__(self) -> LLM:
@@ -163,6 +199,7 @@ class LLM:
 
     @cached_property
     def _engine(self) -> Engine:
+        self._require_decoder("text")
         return Engine(
             self.model, activations=self.activations,
             end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer)),
@@ -183,6 +220,11 @@ class LLM:
                 self._require_tokenizer("stop strings")
             return list(prompt)
         return self._require_tokenizer("a text prompt").encode(prompt, add_special_tokens=True)
+
+    def _require_decoder(self, what: str) -> None:
+        if self.model.spec.is_encoder:
+            raise RequestError(f"an encoder, which gives no {what}", where=self.folder,
+                               hint="Use embed (kumquant embed), or hidden_states.")
 
     def _require_tokenizer(self, what: str) -> Tokenizer:
         if self.tokenizer is None:
@@ -213,6 +255,13 @@ class LLM:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError("value out of range", where=name, found=repr(value),
                                    expected="an integer, at least 1")
+
+
+def _checked_ids(token_ids: Sequence[int]) -> list[int]:
+    (checked,) = split_prompts([token_ids])
+    if isinstance(checked, str):
+        raise RequestError("not token ids", where="token_ids", found="text", expected="a list of integers")
+    return list(checked)
 
 
 class TextStream(Iterator[str]):

@@ -6,6 +6,7 @@ from .describe import Description, describe
 from .family import Family
 from .folder import load_model_config, load_scheme
 from .plan import CacheTensor
+from .pooling import Pooling, load_pooling, pooling_files
 from .records import RecordShape, is_quantized, records_of, scheme_of
 from .registry import FAMILIES, family_of
 from .rope import depends_on_length, inverse_frequencies
@@ -19,6 +20,7 @@ __all__ = [
     "ExpertSpec",
     "Family",
     "ModelConfig",
+    "Pooling",
     "RecordShape",
     "RopeSpec",
     "TensorCache",
@@ -28,7 +30,9 @@ __all__ = [
     "inverse_frequencies",
     "is_quantized",
     "load_model_config",
+    "load_pooling",
     "load_scheme",
+    "pooling_files",
     "records_of",
     "scheme_of",
 ]

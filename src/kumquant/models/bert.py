@@ -32,6 +32,7 @@ BERT = Family(
         *layer_norm("mlp_norm", LAYER + "output.LayerNorm"),
     ),
     traits={"norm": "layer", "norm_after_residual": True, "causal": False},
+    pooling="cls",
     prefixes=(("", ""), ("", "bert.")),
     # Heads of the training tasks, which no hidden state passes through.
     ignored_names=(r"(bert\.)?pooler\.dense\.(weight|bias)", r"cls\.(predictions|seq_relationship)\..+"),

@@ -31,7 +31,8 @@ class Family(ConfigRules):
     whose embedding is there holds.
     ignored_names: patterns of checkpoint names that nothing uses (5.5). uncounted_names: those outside
     BitsPerParam (5.4). format_config: the keys of "model_config" in mlc-chat-config.json, in order (6.1).
-    in_format: whether MLC has the family.
+    in_format: whether MLC has the family. pooling: how MLC makes embeddings with it, "cls" or "last"; None for models
+    that write text.
     """
 
     tensors: tuple[TensorRule, ...]
@@ -43,6 +44,7 @@ class Family(ConfigRules):
     uncounted_names: tuple[str, ...] = ()
     format_config: tuple[str, ...] = ()
     in_format: bool = True
+    pooling: str | None = None
 
     def extend(self, model_type: str, *, rename: Mapping[str, str] | None = None, without: Collection[str] = (),
                add: tuple[TensorRule, ...] = (), **changes: Any) -> Family:

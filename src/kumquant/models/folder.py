@@ -102,10 +102,9 @@ def _from_chat_config(chat_config: dict[str, Any], where: str,
                        where=where)
     where = f"{where} (model_config)"
     config_json = _as_config_json(model_config, chat_config)
-    needed = {
-        "rope_theta": '"position_embedding_base" or "rope_theta"',
-        "max_position_embeddings": 'a "context_window_size"',
-    }
+    needed = {"max_position_embeddings": 'a "context_window_size"'}
+    if not family.learned_positions:
+        needed["rope_theta"] = '"position_embedding_base" or "rope_theta"'
     if family.window == "all layers":
         needed["sliding_window"] = '"sliding_window_size"'
     for key, spelling in needed.items():

@@ -74,11 +74,21 @@ class Tokenizer:
     @cached_property
     def prefix_ids(self) -> tuple[int, ...]:
         """Special tokens that the post-processor puts before a text (BOS, for most models that have one)."""
+        return self._added_ids[0]
+
+    @cached_property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """Special tokens that the post-processor puts after a text ([SEP], in BERT)."""
+        return self._added_ids[1]
+
+    @cached_property
+    def _added_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         plain, full = self.encode("a", add_special_tokens=False), self.encode("a")
         for start in range(len(full) - len(plain) + 1):
-            if full[start:start + len(plain)] == plain:
-                return tuple(full[:start])
-        return ()
+            end = start + len(plain)
+            if full[start:end] == plain:
+                return tuple(full[:start]), tuple(full[end:])
+        return (), ()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``. The text of a special token becomes that token.
