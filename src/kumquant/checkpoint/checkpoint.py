@@ -105,6 +105,10 @@ class Checkpoint(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes of {name} for {scheme.name}")
 
+    def parts(self) -> Checkpoint:
+        """The same source with packed layers left in their parts, as its files have them ("….qweight")."""
+        return self
+
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:  # noqa: B027 (may do nothing)
         """Ask the system to start reading bytes [begin, end) of the tensor; returns at once."""
 
@@ -114,10 +118,6 @@ class Checkpoint(ABC):
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, in its shape. Raises like ``read_rows``, and CheckpointError for an unknown name."""
         info = self.tensors.get(name)
-    def parts(self) -> Checkpoint:
-        """The same source with packed layers left in their parts, as its files have them ("….qweight")."""
-        return self
-
         if info is None:
             raise CheckpointError(f"there is no tensor {name}", where=self.folder)
         width = max(1, info.shape[-1]) if info.shape else 1
