@@ -143,6 +143,13 @@ def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adap
     family = family_of(checkpoint.config, where=checkpoint.config_source)
     config = family.config(checkpoint.config, checkpoint.config_source)
     cache_tensors = family.plan(config, checkpoint.tensors, compat=compat)
+    awq = next((scheme for scheme in schemes.values() if scheme.storage == "awq"), None)
+    if awq is not None:
+        if len(schemes) > 1:
+            raise RequestError("takes over the source's own bytes, and goes with no other mode", where=awq.name,
+                               found=", ".join(schemes), hint="Convert to the other modes in a run of their own.")
+        cache_tensors = parts_of(cache_tensors, checkpoint, awq)
+        checkpoint = checkpoint.parts()
     check_sources(cache_tensors, checkpoint, family)
     quantizer = COMPATIBLE_QUANTIZER if compat else DEFAULT_QUANTIZER
     small_files = small_files_of(checkpoint)
@@ -152,13 +159,6 @@ def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adap
         plan = plan_shards(record for planned in tensors for record in planned.records)
         num_values = count_loaded_values([planned.tensor for planned in tensors], checkpoint, family.uncounted)
         # Written at the end, but made now: whatever is wrong with the source shows before the long work.
-    awq = next((scheme for scheme in schemes.values() if scheme.storage == "awq"), None)
-    if awq is not None:
-        if len(schemes) > 1:
-            raise RequestError("takes over the source's own bytes, and goes with no other mode", where=awq.name,
-                               found=", ".join(schemes), hint="Convert to the other modes in a run of their own.")
-        cache_tensors = parts_of(cache_tensors, checkpoint, awq)
-        checkpoint = checkpoint.parts()
         warnings: list[str] = []
         with small_files_folder(checkpoint, small_files) as folder:
             chat = chat_config(folder, family, config, scheme, warnings)
