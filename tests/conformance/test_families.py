@@ -1,4 +1,8 @@
-"""Every family and rope scaling against stored logits of Transformers (make_reference_logits.py writes them)."""
+"""Every family: its checkpoint converts, and the cache computes what the model's authors' code computes.
+
+The reference is Transformers (stored logits, make_reference_logits.py writes them), or published_models.py for models
+that Transformers never had: the same model with every weight replaced by what the cache decodes to.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +11,116 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_models import MODELS, STORED_ROWS, token_ids, weight
+from published_models import FORWARDS
+from reference_models import (
+    MODELS,
+    MODES,
+    PUBLISHED,
+    STORED_COLUMNS,
+    checkpoint_tensors,
+    token_ids,
+    unfused,
+    write_checkpoint,
+)
 
+from kumquant.convert import convert
 from kumquant.errors import UnsupportedError
-from kumquant.models import FAMILIES, family_of
+from kumquant.models import FAMILIES, TensorCache, depends_on_length, family_of
+from kumquant.runtime import Model, StepInput
 from kumquant.runtime.reference import forward
 
 REFERENCE = Path(__file__).parent / "reference"
+CHECKPOINTS = json.loads((REFERENCE / "checkpoints.json").read_text())
+LOGITS = np.load(REFERENCE / "logits.npz")
+ALL_MODELS = MODELS | PUBLISHED
+TOLERANCE = 1e-5
+
+
+def plan_of(model: str):
+    family = family_of(ALL_MODELS[model])
+    return family.plan(family.config(ALL_MODELS[model]), CHECKPOINTS.get(model))
 
 
 @pytest.fixture(scope="module")
-def stored_logits():
-    return np.load(REFERENCE / "logits.npz")
+def cache_of(tmp_path_factory):
+    """(model, mode) -> the cache of its random checkpoint, converted once."""
+    made = {}
+
+    def cache(model: str, mode: str) -> TensorCache:
+        if (model, mode) not in made:
+            folder = tmp_path_factory.mktemp(f"{model}-{mode}")
+            source = write_checkpoint(folder / "hf", ALL_MODELS[model], checkpoint_tensors(model, plan_of(model)))
+            convert(source, folder / "cache", mode)
+            made[model, mode] = TensorCache.open(folder / "cache")
+        return made[model, mode]
+    return cache
 
 
-def cache_weights(model: str) -> dict[str, np.ndarray]:
-    """The model's weights under their cache names, fused as the family plans it."""
-    family = family_of(MODELS[model])
-    weights = {}
-    for tensor in family.plan(family.config(MODELS[model])):
-        parts = [weight(model, name, shape) for name, shape in zip(tensor.sources, tensor.source_shapes)]
-        weights[tensor.name] = np.concatenate(parts)
-        assert weights[tensor.name].shape == tensor.shape
-    return weights
+def expected_logits(model: str, mode: str, cache: TensorCache) -> np.ndarray:
+    if model in MODELS:
+        return LOGITS[f"{model}/{mode}"]
+    config_json, plan = PUBLISHED[model], plan_of(model)
+    weights = unfused(plan, {tensor.name: cache.dequantize(tensor.name) for tensor in plan})
+    return FORWARDS[config_json["model_type"]](config_json, weights, token_ids(model))[:, STORED_COLUMNS]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model", ALL_MODELS)
+def test_logits_at_every_position(model, mode, cache_of):
+    cache = cache_of(model, mode)
+    expected = expected_logits(model, mode, cache)
+    scale = np.abs(expected).max()
+    found = Model(cache, threads=1).logits(token_ids(model), activations="float32")[:, STORED_COLUMNS]
+    assert np.abs(found - expected).max() <= TOLERANCE * scale
+    weights = {tensor.name: cache.dequantize(tensor.name) for tensor in cache.plan}
+    twin = forward(cache.spec, weights, token_ids(model))[:, STORED_COLUMNS]
+    assert np.abs(twin - expected).max() <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize("model", ALL_MODELS)
+def test_chunks_and_single_steps_compute_the_same_bits(model, cache_of):
+    native, tokens = Model(cache_of(model, "q4f32_1"), threads=2), token_ids(model)
+    if native.spec.rope is not None and depends_on_length(native.spec.rope):
+        tokens = tokens[:20]  # below the length where the frequencies change
+    for activations in ("float32", "int8"):
+        whole = native.logits(tokens, activations=activations)
+        for chunks in ((1,) * len(tokens), (7, 1, 12, len(tokens) - 20)):
+            assert np.array_equal(in_chunks(native, tokens, chunks, activations), whole)
+
+
+def in_chunks(model: Model, tokens: list[int], chunks: tuple[int, ...], activations: str) -> np.ndarray:
+    pool = model.new_pool(model.pages_for(len(tokens)), activations)
+    sequence = model.new_sequence(pool, None, tokens)
+    sequence.add_pages(pool.allocate(pool.num_pages))
+    rows, begin = [], 0
+    for count in filter(None, chunks):
+        rows.append(model.step(pool, [StepInput(sequence, tokens[begin : begin + count], "logits")])[0].logits.copy())
+        begin += count
+    return np.concatenate(rows)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_logits_are_those_of_transformers(model, stored_logits):
+def test_the_plan_takes_every_tensor_that_transformers_saves(model):
     family = family_of(MODELS[model])
-    spec = family.spec(family.config(MODELS[model]))
-    logits = forward(spec, cache_weights(model), token_ids(model))[STORED_ROWS]
-    expected = stored_logits[model]
-    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+    needed = {name: list(shape) for tensor in plan_of(model)
+              for name, shape in zip(tensor.sources, tensor.source_shapes, strict=True)}
+    saved = {name: shape for name, shape in CHECKPOINTS[model].items()
+             if name in needed or not family.ignored(name)}
+    assert needed == saved
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_both_spellings_of_a_config_mean_the_same(model):
     saved = json.loads((REFERENCE / "configs.json").read_text())[model]
-    assert "rope_parameters" in saved and "rope_scaling" not in saved
+    assert "rope_scaling" not in saved
     family = family_of(saved)
     assert family.spec(family.config(saved)) == family.spec(family.config(MODELS[model]))
 
 
 def test_every_family_has_a_reference():
-    decoders = {name for name, family in FAMILIES.items() if family.traits.get("causal", True)}
-    assert {config["model_type"] for config in MODELS.values()} == decoders  # encoders: test_bert.py
+    tested = {config["model_type"] for config in ALL_MODELS.values()}
+    # Encoders have test_bert.py; qwen3-embedding is qwen3 under other checkpoint names.
+    assert tested | {"bert", "bert-bge", "qwen3-embedding"} == set(FAMILIES)
 
 
 def test_a_spec_is_plain_data():

@@ -130,7 +130,9 @@ class ModelConfig:
         return self.has("mlp_bias")
 
     def has(self, flag: str) -> bool:
-        """Whether a flag of the family is set; "tied" and "experts" are flags of every family."""
+        """Whether a flag of the family is set ("not …": is not); "tied" and "experts" are flags of every family."""
+        if flag.startswith("not "):
+            return not self.has(flag.removeprefix("not "))
         if flag == "tied":
             return self.tie_word_embeddings
         if flag == "experts":

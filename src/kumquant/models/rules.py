@@ -31,8 +31,8 @@ class TensorRule:
     """One line of a family's table: a cache tensor, its part in the forward pass, and where it comes from.
 
     role: what DecoderSpec.tensors calls it; rules of one role are stacked there in the table's order. sources:
-    stacked along axis 0. when: the ModelConfig flag without which the tensor does not exist; "not tied": with which
-    it does not. transposed, plus_one, dtype: see CacheTensor. row_order: the rows are sorted.
+    stacked along axis 0. when: the ModelConfig flag without which the tensor does not exist ("not tied": with
+    which). transposed, plus_one, dtype: see CacheTensor. row_order: the rows are sorted.
     """
 
     role: str
@@ -50,9 +50,7 @@ class TensorRule:
         return "{i}" in self.name
 
     def exists(self, config: ModelConfig) -> bool:
-        if self.when is None:
-            return True
-        return config.has(self.when.removeprefix("not ")) != self.when.startswith("not ")
+        return self.when is None or config.has(self.when)
 
     def tensor(self, config: ModelConfig, layer: int, source_name: Callable[[str], str] = str) -> CacheTensor:
         """The tensor of one layer. source_name: how the checkpoint at hand calls a source."""

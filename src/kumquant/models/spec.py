@@ -55,7 +55,7 @@ class DecoderSpec:
     norm: "rms" or "layer". norm_offset: added to every norm weight at load (Nemotron). norm_has_weight: False
     means attn_norm, mlp_norm and final_norm are ones, without tensors (OLMo).
     activation: "silu", "gelu" (erf), "gelu_tanh", "relu", "relu2" (squared). The MLP is gated where the role is
-    gate_up, plain where it is up.
+    gate_up (its first half the gate; gate_first False: its second), plain where it is up.
     Attention: softmax(cap(q·k * attention_scale)), num_heads query heads sharing num_kv_heads key/value heads;
     attention_cap as final_cap. sliding_window: per layer, how many latest positions (itself included) a token
     sees; 0 means all. qk_norm: an RMS norm on queries and keys before rope, over each head's head_dim or, with
@@ -102,6 +102,7 @@ class DecoderSpec:
     final_cap: float = 0.0
     clip_qkv: float = 0.0
     causal: bool = True
+    gate_first: bool = True
     experts: ExpertSpec | None = None
 
     @property

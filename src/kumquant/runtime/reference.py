@@ -172,7 +172,10 @@ def _mlp(spec: DecoderSpec, tensors: _Tensors, x: Array) -> Array:
     if spec.experts is not None:
         return _experts(spec, tensors, x)
     if "gate_up" in tensors:
-        return tensors.linear("down", _gated(tensors.linear("gate_up", x), activation))
+        gate_up = tensors.linear("gate_up", x)
+        if not spec.gate_first:
+            gate_up = np.roll(gate_up, spec.intermediate_size, axis=-1)
+        return tensors.linear("down", _gated(gate_up, activation))
     return tensors.linear("down", activation(tensors.linear("up", x)))
 
 
