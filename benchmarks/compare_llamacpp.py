@@ -109,9 +109,7 @@ def measure_kumquant(cache: Path, threads: int, cpus: set[int]) -> dict[str, Any
     }
 
 
-def measure_llamacpp(
-    binaries: Path, model: Path, threads: int, cpus: set[int], setting: str
-) -> dict[str, Any]:
+def measure_llamacpp(binaries: Path, model: Path, threads: int, cpus: set[int], setting: str) -> dict[str, Any]:
     """One round of llama-bench and llama-batched-bench. The peak is llama-bench's, so of batch 1 only."""
     options = ["-m", str(model), "-t", str(threads), *LLAMACPP_SETTINGS[setting]]
     single = run(
@@ -253,9 +251,7 @@ def git_commit() -> str:
 def parse_arguments() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument(
-        "--llamacpp", type=Path, required=True, help="folder of llama-bench and its companions"
-    )
+    parser.add_argument("--llamacpp", type=Path, required=True, help="folder of llama-bench and its companions")
     parser.add_argument("--work", type=Path, required=True, help="folder that make_models.py filled")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))

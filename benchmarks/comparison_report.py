@@ -92,9 +92,7 @@ def collect(block: list[dict[str, Any]], figures: Any) -> dict[tuple[str, str], 
 
 
 def row(measure: str, found: dict[tuple[str, str], dict[str, Values]], share: str, best: Any = max) -> str:
-    settings = {
-        setting: values[measure] for (engine, setting), values in found.items() if engine == "llama.cpp"
-    }
+    settings = {setting: values[measure] for (engine, setting), values in found.items() if engine == "llama.cpp"}
     setting = best(settings, key=lambda name: median(settings[name].values()))
     theirs = settings[setting]
     ours = next((values[measure] for (engine, _), values in found.items() if engine == "kumquant"), {})
@@ -130,19 +128,13 @@ def share_of_limit(
 
 
 def cell(values: Values, digits: int | None = None) -> str:
-    """Median (lowest–highest), to three digits or so many decimals."""
+    """Median (lowest–highest), with so many decimals, or one below 100 and none from there on."""
 
-    def written(value: float) -> str:
-        return (
-            f"{value:.{digits}f}"
-            if digits is not None
-            else f"{value:,.0f}"
-            if value >= 100
-            else f"{value:.1f}"
-        )
-
+    if digits is None:
+        digits = 0 if median(values.values()) >= 100 else 1
     ordered = sorted(values.values())
-    return f"{written(median(ordered))} ({written(ordered[0])}–{written(ordered[-1])})"
+    middle, low, high = median(ordered), ordered[0], ordered[-1]
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
 def put_into(page: Path, source: Path, text: str) -> None:
