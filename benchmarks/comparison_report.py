@@ -138,11 +138,11 @@ def cell(values: Values, digits: int | None = None) -> str:
 
 
 def put_into(page: Path, source: Path, text: str) -> None:
-    """Replace the page's results by these, one heading level down, and say which file they come from."""
+    """Replace the page's results by these, two heading levels down, and say which file they come from."""
     before, heading, _ = page.read_text().partition("\n## Results\n")
     if not heading:
         sys.exit(f"{page}: no heading '## Results'")
-    tables = re.sub(r"^#", "##", text, flags=re.MULTILINE)
+    tables = re.sub(r"^#", "###", text, flags=re.MULTILINE)
     page.write_text(f"{before}{heading}\nFrom `{source}`.\n\n{tables}")
 
 
