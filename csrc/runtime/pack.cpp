@@ -151,6 +151,16 @@ void release_rows(const PlainRows& s, int first, int last) {
   release_range(s.values + first * row_bytes, s.values + last * row_bytes);
 }
 
+// Lets go of what release_rows leaves: transposed records, once every row has been packed.
+void release_rest(const QuantizedRows& s) {
+  if (s.layout == CodeLayout::rows) return;
+  const size_t word_rows = s.layout == CodeLayout::awq ? s.inputs : s.words(), row_words = s.layout == CodeLayout::awq ? s.rows / 8 : s.rows;
+  release_range(s.codes, s.codes + word_rows * row_words * 4);
+  release_range(s.scales, s.scales + (size_t)s.groups() * s.rows * size_of(s.scale_number));
+  if (s.zeros) release_range(s.zeros, s.zeros + (size_t)s.groups() * row_words * 4);
+}
+void release_rest(const PlainRows&) {}
+
 // Calls visit(part, first row in it, last row in it, offset in the run) for every part that rows [first, first + count) touch.
 template <class Part, class Visit>
 void over_parts(const std::vector<Part>& parts, int first, int count, Visit visit) {
@@ -185,6 +195,8 @@ void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base,
       }
     }
   });
+  if (release)
+    for (const Part& part : parts) release_rest(part);
 }
 
 template <class Part>
