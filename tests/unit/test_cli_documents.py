@@ -67,6 +67,13 @@ def test_inspect(capsys, cache):
     assert (document["family"], document["quantization"]) == ("llama", "q4f32_1")
 
 
+def test_models(capsys):
+    document = document_of(capsys, "models")
+    assert_documented("models", document)
+    assert {"name": "q4f32_1", "run": True, "convert": "yes", "webllm": True}.items() <= next(
+        mode for mode in document["modes"] if mode["name"] == "q4f32_1").items()
+
+
 def test_verify(capsys, cache):
     assert_documented("verify", document_of(capsys, "verify", cache / "cache"))
 

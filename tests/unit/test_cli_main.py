@@ -30,6 +30,7 @@ options:
 commands:
   demo      convert the demo model, check it, ask it a few things: the tour
   convert   a Hugging Face checkpoint to a tensor cache
+  models    the model families and quantization modes, and what each supports
   inspect   what is in a cache or a manifest
   verify    compare every shard with the manifest
   generate  answer one prompt

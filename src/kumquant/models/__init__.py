@@ -11,6 +11,7 @@ from .records import RecordShape, is_quantized, records_of, scheme_of
 from .registry import FAMILIES, family_of
 from .rope import depends_on_length, inverse_frequencies
 from .spec import DecoderSpec, ExpertSpec, RopeSpec
+from .support import FamilySupport, ModeSupport, Support, support
 
 __all__ = [
     "FAMILIES",
@@ -19,10 +20,13 @@ __all__ = [
     "Description",
     "ExpertSpec",
     "Family",
+    "FamilySupport",
+    "ModeSupport",
     "ModelConfig",
     "Pooling",
     "RecordShape",
     "RopeSpec",
+    "Support",
     "TensorCache",
     "depends_on_length",
     "describe",
@@ -35,4 +39,5 @@ __all__ = [
     "pooling_files",
     "records_of",
     "scheme_of",
+    "support",
 ]

@@ -1,0 +1,47 @@
+"""List the model families and quantization modes, and what each supports.
+
+WebLLM runs what MLC can compile a library for; ready-made ones exist for a few models, mostly in q4f16_1 and
+q4f32_1. A cache of any other family or mode can still be opened, inspected and verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from ..models import Support, support
+from .options import add_json
+from .output import print_json, print_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "kumquant models [options]"
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    table = support()
+    if args.json:
+        print_json(asdict(table))
+    else:
+        _print(table)
+    return 0
+
+
+def _print(table: Support) -> None:
+    families = [[one.model_type, one.kind, _yes(one.convert), _yes(one.run), _yes(one.webllm)]
+                for one in table.families]
+    print_table(["family", "kind", "convert", "run", "WebLLM"], families, "<<<<<")
+    print(f"\nknown and not run: {', '.join(table.read_only_families)}\n")
+    modes = [
+        [one.name, str(one.bits or "–"), str(one.group_size or "–"), one.dtype, one.layout if one.bits else "–",
+         "plain" if one.plain_ends or not one.bits else "quantized", one.convert, _yes(one.run),
+         "no" if not one.webllm else f"with {one.needs}" if one.needs else "yes"]
+        for one in table.modes
+    ]
+    print_table(["mode", "bits", "group", "dtype", "layout", "ends", "convert", "run", "WebLLM"], modes, "<>><<<<<<")
+    print(f"\nknown and refused: {', '.join(table.refused_modes)}")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
