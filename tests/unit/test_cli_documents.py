@@ -7,8 +7,10 @@ from pathlib import Path
 import fake_llm
 import pytest
 from checkpoints_for_tests import tiny_llama
+from encoders_for_tests import sentence_encoder
 from tokenizers_for_tests import byte_level
 
+from kumquant import convert
 from kumquant.cli import main
 from kumquant.cli.reference import cli_reference
 
@@ -81,6 +83,13 @@ def test_verify(capsys, cache):
 def test_evaluate(capsys, cache):
     arguments = [cache / "cache", DOCS / "json.md", "--tokens", 100, "--against", cache / "source"]
     assert_documented("evaluate", document_of(capsys, "evaluate", *arguments))
+
+
+def test_embed(capsys, tmp_path):
+    convert(sentence_encoder(tmp_path / "source"), tmp_path / "cache", "q0f16")
+    document = document_of(capsys, "embed", tmp_path / "cache", "the cat")
+    assert_documented("embed", document)
+    assert [len(one["embedding"]) for one in document["embeddings"]] == [document["dimensions"]]
 
 
 def test_bench(capsys, cache):

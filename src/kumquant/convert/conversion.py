@@ -161,7 +161,7 @@ def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adap
         # Written at the end, but made now: whatever is wrong with the source shows before the long work.
         warnings: list[str] = []
         with small_files_folder(checkpoint, small_files) as folder:
-            chat = chat_config(folder, family, config, scheme, warnings)
+            chat = chat_config(folder, family, config, scheme, warnings, compat)
         jobs.append(_Job(folders[mode], checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values,
                          small_files, chat, warnings))
     return jobs
