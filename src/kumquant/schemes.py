@@ -24,7 +24,8 @@ class Scheme:
     model_dtype: dtype of plain tensors and of scales ("float16", "bfloat16", "float32").
     layout: "NK" stores (out, words); "KN" stores linears transposed, "AWQ" (in, out words).
     quantize_ends: embeddings and head too. code_dtype: of the stored codes.
-    in_webllm: WebLLM can run it (with a library that MLC compiles for it; WebGPU has no bfloat16 and no float8).
+    in_format: MLC has the mode. in_webllm: WebLLM can run it (with a library that MLC compiles for it; WebGPU has no
+    bfloat16 and no float8).
     """
 
     name: str
@@ -35,6 +36,7 @@ class Scheme:
     quantize_ends: bool = True
     storage: Storage = "groups"
     code_dtype: str = "uint32"
+    in_format: bool = True
     in_webllm: bool = False
 
     @property
@@ -99,9 +101,9 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("q4bf16_1", 4, 32, "bfloat16"),
         Scheme("q4f32_1", 4, 32, "float32", in_webllm=True),
         # MLC's class does eight bits, but registers no mode of them: its own engines do not know these names.
-        Scheme("q8f16_1", 8, 32, "float16"),
-        Scheme("q8bf16_1", 8, 32, "bfloat16"),
-        Scheme("q8f32_1", 8, 32, "float32"),
+        Scheme("q8f16_1", 8, 32, "float16", in_format=False),
+        Scheme("q8bf16_1", 8, 32, "bfloat16", in_format=False),
+        Scheme("q8f32_1", 8, 32, "float32", in_format=False),
         Scheme("q4f16_autoawq", 4, 128, "float16", "AWQ", quantize_ends=False, storage="awq"),
         _float8("e4m3_e4m3_f16", "float8_e4m3fn"),
         _float8("e4m3_e4m3_f16_max_calibrate", "float8_e4m3fn"),

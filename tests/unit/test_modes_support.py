@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints_for_tests import tiny_llama
 
+from kumquant import LLM, TensorCache
 from kumquant.cli import main
 from kumquant.convert import convert
 from kumquant.errors import UnsupportedError
 from kumquant.models import FAMILIES, support
+from kumquant.runtime.reference import forward
 from kumquant.schemes import SCHEMES, scheme_named
 
 
@@ -32,6 +35,22 @@ def test_what_it_says_of_modes_is_what_convert_does(tmp_path: Path) -> None:
         else:
             with pytest.raises(UnsupportedError, match=mode.name):
                 convert(source, tmp_path / mode.name, mode.name)
+
+
+@pytest.mark.parametrize("mode", [name for name, scheme in SCHEMES.items() if scheme.storage in ("plain", "groups")])
+def test_mlcs_file_alone_says_all_in_every_mode(tmp_path: Path, mode: str) -> None:
+    report = convert(tiny_llama(tmp_path / "source"), tmp_path / "out", mode)
+    assert any(f"do not know the mode {mode}" in warning for warning in report.warnings) == mode.startswith("q8")
+    spec = TensorCache.open(tmp_path / "out").spec
+    (tmp_path / "out" / "config.json").unlink()
+    cache = TensorCache.open(tmp_path / "out")
+    assert cache.scheme is SCHEMES[mode] and cache.spec == spec
+    tokens = list(range(20))
+    with LLM(tmp_path / "out", threads=1) as llm:
+        exact = llm.logits(tokens, activations="float32")
+        assert np.abs(llm.logits(tokens) - exact).max() <= 0.05 * np.abs(exact).max()
+    weights = {tensor.name: cache.dequantize(tensor.name) for tensor in cache.plan}
+    assert np.abs(forward(spec, weights, tokens) - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
 def test_webgpu_has_neither_bfloat16_nor_float8() -> None:

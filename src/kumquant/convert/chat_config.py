@@ -52,7 +52,7 @@ def chat_config(source: Path, family: Family, config: ModelConfig, scheme: Schem
     generation = (read_optional_json_object(source / "generation_config.json", CheckpointError),
                   config.source)
     tokenizer = _open_tokenizer(source, warnings)
-    warnings += _what_the_file_cannot_say(family, config)
+    warnings += _what_the_file_cannot_say(family, config, scheme)
     return {
         "version": "0.1.0",
         "model_type": family.model_type,
@@ -140,7 +140,7 @@ def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
     return {"rope_type": "llama3", **config.rope.parameters}
 
 
-def _what_the_file_cannot_say(family: Family, config: ModelConfig) -> list[str]:
+def _what_the_file_cannot_say(family: Family, config: ModelConfig, scheme: Scheme) -> list[str]:
     """Where MLC's readers compute something else than the model. Kumquant reads config.json and is right."""
     problems = []
     rope_type = config.rope.type if config.rope else "default"
@@ -153,6 +153,8 @@ def _what_the_file_cannot_say(family: Family, config: ModelConfig) -> list[str]:
         problems.append("all of these tensors: they will leave out the biases")
     if config.tie_word_embeddings and not family.ties_head:
         problems.append("a tied head in this family: they look for lm_head.weight")
+    if not scheme.in_format:
+        problems.append(f"the mode {scheme.name}: Kumquant alone runs the cache")
     return [f"MLC-LLM and WebLLM do not know {problem}." for problem in problems]
 
 
