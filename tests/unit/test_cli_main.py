@@ -35,6 +35,7 @@ commands:
   verify    compare every shard with the manifest
   generate  answer one prompt
   chat      talk with a model
+  embed     texts to vectors, with an encoder
   evaluate  perplexity of a text, divergence from another model
   bench     speed and memory of a model on this machine
   doctor    what this machine is and how fast models will be

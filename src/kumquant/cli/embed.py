@@ -1,8 +1,8 @@
 """Turn texts into vectors with an encoder, pooled as its makers chose.
 
-Without TEXT, or with "-", every line of stdin is a text. Prints one vector a line, its numbers separated by spaces;
---json prints a document, --npy writes a NumPy array, float32 (texts, dimensions). Texts that are longer than the model
-takes are cut.
+Without TEXT, or with "-", every line of stdin is a text. Prints one vector a line, its numbers separated by
+spaces; --json prints a document, --npy writes a NumPy array, float32 (texts, dimensions). Texts that are
+longer than the model takes are cut.
 """
 
 from __future__ import annotations
