@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..checkpoint import Checkpoint
+import numpy as np
+
+from ..checkpoint import Checkpoint, TensorInfo
 from ..errors import CheckpointError, UnsupportedError
 from ..models import CacheTensor, Family
 from ..quant import SOURCE_DTYPES
 
 _SHOWN = 5
+_COMPARED_VALUES = 1 << 20
 
 
 def check_sources(tensors: Sequence[CacheTensor], checkpoint: Checkpoint, family: Family) -> None:
@@ -57,3 +60,37 @@ def _listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def check_spare_head(tensors: Sequence[CacheTensor], checkpoint: Checkpoint, family: Family) -> None:
+    """Refuse a head that the cache has no place for, because the config ties it, and that is not the embedding.
+
+    MLC's converter drops it. Reads both tensors, block by block; raises CheckpointError.
+    """
+    used = {name for tensor in tensors for name in tensor.sources}
+    embedding = checkpoint.tensors[family.embedding_source(checkpoint.tensors)]
+    for name, head in checkpoint.tensors.items():
+        if name in used or not family.is_head_name(name):
+            continue
+        if head.shape != embedding.shape or not _are_equal(checkpoint, head, embedding):
+            raise CheckpointError(
+                f"{name} is not the embedding, but this model's head is (tie_word_embeddings)",
+                where=checkpoint.folder, found="two different matrices",
+                hint='If the head is trained, say "tie_word_embeddings": false in config.json; if it is a leftover, '
+                     "--compat drops it, as MLC does.",
+            )
+
+
+def _are_equal(checkpoint: Checkpoint, first: TensorInfo, second: TensorInfo) -> bool:
+    rows, width = first.shape
+    step = max(1, _COMPARED_VALUES // max(1, width))
+    for begin in range(0, rows, step):
+        end = min(begin + step, rows)
+        blocks = [checkpoint.read_rows(info.name, width, begin, end) for info in (first, second)]
+        equal = np.array_equal(*(block.astype(np.float32) for block in blocks), equal_nan=True)
+        for info in (first, second):
+            row_bytes = info.nbytes // rows
+            checkpoint.release(info.name, begin * row_bytes, end * row_bytes)
+        if not equal:
+            return False
+    return True
