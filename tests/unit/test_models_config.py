@@ -130,10 +130,11 @@ def test_harmless_keys_pass():
 
 
 @pytest.mark.parametrize("config, error", [
-    ({"model_type": "gpt2"}, UnsupportedError), ({}, CheckpointError), ({"model_type": 3}, CheckpointError),
+    ({"model_type": "rwkv5"}, UnsupportedError), ({"model_type": "t5"}, UnsupportedError),
+    ({}, CheckpointError), ({"model_type": 3}, CheckpointError),
 ])
 def test_an_unknown_family_lists_the_known_ones(config, error):
-    with pytest.raises(error, match="llama, mistral, qwen2, qwen3"):
+    with pytest.raises(error, match="llama, mistral, mixtral"):
         family_of(config)
 
 
