@@ -18,8 +18,8 @@ import pytest
 from checkpoints_for_tests import TINY_LLAMA, llama_shapes, random_tensors, tiny_llama, write_checkpoint
 
 from kumquant.checkpoint import open_checkpoint
-from kumquant.convert import conversion as conversion_module
 from kumquant.convert import convert
+from kumquant.convert import job as job_module
 from kumquant.convert import stream as stream_module
 from kumquant.convert.journal import JOURNAL_NAME, locked
 from kumquant.convert.order import count_loaded_values, emission_order
@@ -62,8 +62,8 @@ class InterruptAfter:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several shards and many blocks for tiny models."""
-    plan = partial(conversion_module.plan_shards, shard_cap=SMALL_SHARDS)
-    monkeypatch.setattr(conversion_module, "plan_shards", plan)
+    plan = partial(job_module.plan_shards, shard_cap=SMALL_SHARDS)
+    monkeypatch.setattr(job_module, "plan_shards", plan)
     monkeypatch.setattr(stream_module, "BLOCK_BYTES", 1000)
 
 
@@ -216,8 +216,8 @@ def test_a_damaged_finished_shard_is_made_again(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from functools import partial
-from kumquant.convert import conversion, convert, stream
-conversion.plan_shards = partial(conversion.plan_shards, shard_cap=4096)
+from kumquant.convert import convert, job, stream
+job.plan_shards = partial(job.plan_shards, shard_cap=4096)
 stream.BLOCK_BYTES = 1000
 class Kill:
     left = int(sys.argv[3])
@@ -396,14 +396,15 @@ def test_float32_beside_sixteen_bits_is_widened(tmp_path: Path) -> None:
     assert stored.tobytes() == expected.tobytes()
 
 
-def test_arguments_that_cannot_be_right(tmp_path: Path) -> None:
+def test_arguments_that_cannot_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = tiny_llama(tmp_path / "source")
     with pytest.raises(UnsupportedError, match="unknown quantization mode"):
         convert(source, tmp_path / "out", "q5_k_m")
     with pytest.raises(RequestError, match="threads: must be at least 1; found 0"):
         convert(source, tmp_path / "out", threads=0)
-    with pytest.raises(UnsupportedError, match="hub ids"):
-        convert("org/model", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="not downloaded yet"):
+        convert("org/no-such-model", tmp_path / "out")
     unknown = tiny_llama(tmp_path / "unknown", model_type="t5")
     with pytest.raises(UnsupportedError, match="unknown model family"):
         convert(unknown, tmp_path / "out")

@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).parents[2] / "src" / "kumquant"
 # A floor may import from the floors below it. Folders on one floor do not know each other; floor 0 has none.
 FLOORS = {
     "errors": 0, "dtypes": 0, "schemes": 0, "progress": 0, "files": 0, "json_files": 0, "processors": 0,
-    "tensor_cache": 1, "checkpoint": 1, "tokenizer": 1,
+    "tensor_cache": 1, "checkpoint": 1, "tokenizer": 1, "hub": 1,
     "models": 2, "quant": 2, "chat": 2,
     "runtime": 3,
-    "convert": 4, "engine": 4,
+    "convert": 4, "engine": 4, "export": 4,
     "evaluate": 5, "bench": 5, "demo": 5,
     "cli": 7,
     "__init__": 8, "__main__": 8,

@@ -15,6 +15,7 @@ from kumquant.checkpoint import Checkpoint, open_checkpoint
 from kumquant.cli import main
 from kumquant.convert import conversion as conversion_module
 from kumquant.convert import convert
+from kumquant.convert import job as job_module
 from kumquant.convert import stream as stream_module
 from kumquant.convert.journal import JOURNAL_NAME
 from kumquant.convert.order import plan_tensors
@@ -55,7 +56,7 @@ class InterruptAfter:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several shards and many blocks for tiny models."""
-    monkeypatch.setattr(conversion_module, "plan_shards", partial(conversion_module.plan_shards, shard_cap=4096))
+    monkeypatch.setattr(job_module, "plan_shards", partial(job_module.plan_shards, shard_cap=4096))
     monkeypatch.setattr(stream_module, "BLOCK_BYTES", 1000)
 
 

@@ -20,7 +20,7 @@ DEFAULT_MODE = "q4f16_1"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "kumquant convert SOURCE -o OUT [-q MODE …] [options]"
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint's folder (config.json, safetensors)")
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: a folder, or its name on the hub (org/model)")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
     parser.add_argument("-q", "--quantization", metavar="MODE", action="append",
                         help=f"how: {DEFAULT_MODE} (default), q4f32_1, q0f16, …; kumquant models lists all; repeatable")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 
 from .. import __version__
 from ..errors import Error
+from .model_folder import with_local_model
 from .options import HelpFormatter, add_common
 
 PROGRAM = "kumquant"
@@ -23,8 +24,11 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "demo": "convert the demo model, check it, ask it a few things: the tour",
+    "download": "a model from the hub, only the files that are needed",
+    "plan": "what converting a model would do, before it is done",
     "convert": "a Hugging Face checkpoint to a tensor cache",
     "models": "the model families and quantization modes, and what each supports",
+    "export": "a tensor cache as a GGUF file or as safetensors",
     "inspect": "what is in a cache or a manifest",
     "verify": "compare every shard with the manifest",
     "generate": "answer one prompt",
@@ -82,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one subcommand. Returns its exit code; errors are raised."""
-    return _command(name).run(command_parser(name).parse_args(arguments))
+    return _command(name).run(with_local_model(command_parser(name).parse_args(arguments)))
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:

@@ -27,7 +27,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR", help="a cache folder, made by kumquant convert or MLC-LLM")
+    parser.add_argument("model", metavar="DIR", help="a cache folder made by kumquant convert or MLC-LLM, or its name "
+                                                     "on the hub (org/model)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -11,32 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..errors import RequestError, UnsupportedError
+from ..errors import RequestError
 from ..files import atomic_write
-from ..models import Family, family_of
 from ..progress import NO_PROGRESS, Progress
-from ..quant import COMPATIBLE_QUANTIZER, DEFAULT_QUANTIZER, QUANTIZERS
-from ..schemes import SCHEMES, Scheme, scheme_named
-from ..tensor_cache import CacheWriter, FinishedShard, Manifest, ShardPlan, plan_shards, shards_that_verify
-from .awq import parts_of
-from .chat_config import CHAT_CONFIG_NAME, chat_config
-from .check import check_sources
+from ..quant import QUANTIZERS
+from ..tensor_cache import CacheWriter, FinishedShard, Manifest, shards_that_verify
+from .chat_config import CHAT_CONFIG_NAME
+from .job import Job, plan_jobs
 from .journal import Journal, identity_of, locked
-from .order import PlannedTensor, count_loaded_values, plan_tensors
-from .output import (
-    SmallFiles,
-    check_output,
-    clear,
-    copy_small_files,
-    made_folder,
-    small_files_folder,
-    small_files_of,
-)
+from .output import check_output, clear, copy_small_files, made_folder
 from .routes import RouteUse, summarize
+from .source import Adapters
 from .stream import Target, write_tensors
-
-Adapters = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -65,24 +51,6 @@ class ConvertReport:
     routes: tuple[RouteUse, ...]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """All that is decided about one cache before anything is written."""
-
-    out: Path
-    checkpoint: Checkpoint
-    family: Family
-    scheme: Scheme
-    quantizer: str
-    keep_codes: bool
-    tensors: list[PlannedTensor]
-    plan: ShardPlan
-    num_values: int
-    small_files: SmallFiles
-    chat_config: dict[str, Any]
-    warnings: list[str]
-
-
 @overload
 def convert(source: str | Path, out: str | Path, quantization: str = ..., compat: bool = ..., force: bool = ...,
             threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ..., *,
@@ -94,7 +62,7 @@ def convert(source: str | Path, out: str | Path, quantization: list[str] | tuple
 def convert(source: str | Path, out: str | Path, quantization: str | list[str] | tuple[str, ...] = "q4f16_1",
             compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
             progress: Progress = NO_PROGRESS, *, lora: Adapters = ()) -> ConvertReport | list[ConvertReport]:
-    """Convert the checkpoint folder ``source`` into a tensor cache in the folder ``out``.
+    """Convert the checkpoint ``source``, a folder or ``org/model[@revision]``, into a tensor cache in ``out``.
 
     quantization: a mode of ``schemes.SCHEMES``, or several: each then goes into ``out/<mode>/``, from one pass
     over the source, and there is a report for each. compat: MLC's bytes, also where Kumquant knows better (the
@@ -119,9 +87,9 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     if threads is not None and threads < 1:
         raise RequestError("must be at least 1", where="threads", found=threads)
     if isinstance(quantization, str):
-        jobs = _plan(source, {quantization: out}, compat, lora)
+        jobs = plan_jobs(source, {quantization: out}, compat, lora, progress)
     else:
-        jobs = _plan(source, _folders(out, quantization), compat, lora)
+        jobs = plan_jobs(source, _folders(out, quantization), compat, lora, progress)
     with _held(out, jobs, force):
         written = _write(jobs, force, threads or _available_threads(), legacy_names, progress)
     seconds = time.perf_counter() - started
@@ -136,48 +104,8 @@ def _folders(out: Path, modes: Sequence[str]) -> dict[str, Path]:
     return {mode: out / mode for mode in modes}
 
 
-def _plan(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adapters) -> list[_Job]:
-    """One job for each mode. folders: mode -> where its cache goes."""
-    schemes = {mode: _writable_scheme(mode) for mode in folders}
-    checkpoint = open_checkpoint(source, lora=[lora] if isinstance(lora, (str, Path)) else lora)
-    family = family_of(checkpoint.config, where=checkpoint.config_source)
-    config = family.config(checkpoint.config, checkpoint.config_source)
-    cache_tensors = family.plan(config, checkpoint.tensors, compat=compat)
-    awq = next((scheme for scheme in schemes.values() if scheme.storage == "awq"), None)
-    if awq is not None:
-        if len(schemes) > 1:
-            raise RequestError("takes over the source's own bytes, and goes with no other mode", where=awq.name,
-                               found=", ".join(schemes), hint="Convert to the other modes in a run of their own.")
-        cache_tensors = parts_of(cache_tensors, checkpoint, awq)
-        checkpoint = checkpoint.parts()
-    check_sources(cache_tensors, checkpoint, family)
-    quantizer = COMPATIBLE_QUANTIZER if compat else DEFAULT_QUANTIZER
-    small_files = small_files_of(checkpoint)
-    jobs = []
-    for mode, scheme in schemes.items():
-        tensors = plan_tensors(cache_tensors, checkpoint, scheme)
-        plan = plan_shards(record for planned in tensors for record in planned.records)
-        num_values = count_loaded_values([planned.tensor for planned in tensors], checkpoint, family.uncounted)
-        # Written at the end, but made now: whatever is wrong with the source shows before the long work.
-        warnings: list[str] = []
-        with small_files_folder(checkpoint, small_files) as folder:
-            chat = chat_config(folder, family, config, scheme, warnings, compat)
-        jobs.append(_Job(folders[mode], checkpoint, family, scheme, quantizer, not compat, tensors, plan, num_values,
-                         small_files, chat, warnings))
-    return jobs
-
-
-def _writable_scheme(mode: str) -> Scheme:
-    scheme = scheme_named(mode)
-    if not scheme.can_convert:
-        raise UnsupportedError("this mode can be read, but not written", where=mode,
-                               expected=", ".join(name for name, other in SCHEMES.items() if other.can_convert),
-                               hint="Choose one of the modes above (-q/--quantization).")
-    return scheme
-
-
 @contextmanager
-def _held(out: Path, jobs: list[_Job], force: bool) -> Iterator[None]:
+def _held(out: Path, jobs: list[Job], force: bool) -> Iterator[None]:
     """Make, lock and check every output folder; those left empty by a failure are removed again."""
     with ExitStack() as held:
         for folder in dict.fromkeys([out, *(job.out for job in jobs)]):
@@ -188,7 +116,7 @@ def _held(out: Path, jobs: list[_Job], force: bool) -> Iterator[None]:
         yield
 
 
-def _write(jobs: list[_Job], force: bool, threads: int, legacy_names: bool,
+def _write(jobs: list[Job], force: bool, threads: int, legacy_names: bool,
            progress: Progress) -> list[tuple[Manifest, int]]:
     """Write the caches into their locked folders; for each its manifest and how many shards were there already.
 
@@ -219,7 +147,7 @@ def _write(jobs: list[_Job], force: bool, threads: int, legacy_names: bool,
     return written
 
 
-def _resume(job: _Job, force: bool, threads: int, progress: Progress) -> tuple[Journal, list[FinishedShard]]:
+def _resume(job: Job, force: bool, threads: int, progress: Progress) -> tuple[Journal, list[FinishedShard]]:
     """The job's journal, and the shards of an earlier run that can be kept."""
     options: dict[str, Any] = {"quantization": job.scheme.name, "quantizer": job.quantizer,
                                "keep_codes": job.keep_codes}
@@ -233,7 +161,7 @@ def _available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _report(job: _Job, manifest: Manifest, resumed: int, seconds: float) -> ConvertReport:
+def _report(job: Job, manifest: Manifest, resumed: int, seconds: float) -> ConvertReport:
     used = {name for planned in job.tensors for name in planned.tensor.sources}
     return ConvertReport(
         source=job.checkpoint.folder, out=job.out, model_type=job.family.model_type, quantization=job.scheme.name,

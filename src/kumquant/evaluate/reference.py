@@ -8,13 +8,15 @@ import numpy as np
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError
+from ..hub import local_folder
 from ..models import CacheTensor, TensorCache, family_of
 from ..runtime import Model
 from ..tensor_cache import MANIFEST_NAMES
 
 
 def open_reference(path: Path, threads: int) -> Model:
-    """The model at ``path``: a cache (a folder with a manifest, or a manifest), else a checkpoint."""
+    """The model at ``path``: a cache (a folder with a manifest, or a manifest), else a checkpoint; or on the hub."""
+    path = local_folder(path)
     if path.is_file() or any((path / name).exists() for name in MANIFEST_NAMES):
         return Model(TensorCache.open(path), threads=threads)
     return _from_checkpoint(path, threads)

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from ..errors import RequestError, TensorCacheError, UnsupportedError
+from ..hub import local_folder
 from ..schemes import Scheme
 from ..tensor_cache import StoredTensors, dequantize_record
 from .config import ModelConfig
@@ -31,12 +32,12 @@ class TensorCache(StoredTensors):
 
     def __init__(self, path: Path | str, quantization: str | None = None, *,
                  allow_missing_shards: bool = False) -> None:
-        """path: the folder, or a manifest in it. quantization: the mode, where mlc-chat-config.json does not
-        say.
+        """path: the folder, a manifest in it, or ``org/model[@revision]`` on the hub. quantization: the mode, where
+        mlc-chat-config.json does not say.
 
         Raises TensorCacheError, or UnsupportedError for an unknown ``quantization``.
         """
-        super().__init__(path, allow_missing_shards=allow_missing_shards)
+        super().__init__(local_folder(path, "cache"), allow_missing_shards=allow_missing_shards)
         self._quantization = quantization
         if quantization is not None:
             load_scheme(self.folder, quantization)

@@ -1,0 +1,80 @@
+"""What converting a model would do: family, sizes, memory, time, what is lost and what stops it.
+
+Only headers and configs are read; of a model on the hub nothing else is fetched. Sizes are exact. Memory and times are
+expected: quantizing is measured on this machine, a second of reading and writing is taken for a gigabyte.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from ..convert import ModePlan, PlanReport, plan
+from .options import add_json, add_threads
+from .output import counted, format_bytes, print_facts, print_json, print_table, warn
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "kumquant plan SOURCE [-q MODE …] [options]"
+    parser.add_argument("source", metavar="SOURCE", help="a checkpoint, as for kumquant convert")
+    parser.add_argument("-q", "--quantization", metavar="MODE", action="append", default=[],
+                        help="the mode to plan for; repeatable (default: every mode)")
+    parser.add_argument("--lora", metavar="DIR", action="append", default=[], help="as for kumquant convert")
+    parser.add_argument("--compat", action="store_true", help="as for kumquant convert")
+    parser.add_argument("--tensors", action="store_true", help="also list every tensor and its route")
+    add_threads(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    report = plan(args.source, args.quantization, args.compat, args.threads, lora=args.lora)
+    warn(args, report.warnings)
+    if args.json:
+        print_json(_document(report))
+        return 0
+    print_facts([
+        ("source", report.source), ("family", report.model_type), ("parameters", f"{report.num_values:,}"),
+        ("to read", f"{format_bytes(report.source_bytes)} in {counted(len(report.tensors), 'tensor')}"),
+    ])
+    print()
+    print_table(["mode", "cache", "bits a parameter", "memory", "time", "lossy"],
+                [_row(mode, report) for mode in report.modes], "<>>>>>")
+    for mode in report.modes:
+        print()
+        _print_routes(mode)
+    if args.tensors:
+        print()
+        _print_tensors(report)
+    return 0
+
+
+def _row(mode: ModePlan, report: PlanReport) -> list[str]:
+    if mode.stopped_by is not None:
+        return [mode.quantization, "stopped", "", "", "", ""]
+    return [mode.quantization, format_bytes(mode.cache_bytes), f"{mode.bits_per_parameter:.4f}",
+            format_bytes(mode.peak_memory_bytes), f"{mode.seconds:.1f} s",
+            f"{mode.lossy_bytes / report.source_bytes:.0%}" if report.source_bytes else "0%"]
+
+
+def _print_routes(mode: ModePlan) -> None:
+    print(mode.quantization)
+    if mode.stopped_by is not None:
+        print(f"  stopped by: {mode.stopped_by}")
+    for use in mode.routes:
+        loss = "lossless" if use.is_lossless else "lossy"
+        print(f"  {counted(use.tensors, 'tensor')}, {format_bytes(use.source_bytes)}: {use.route} ({loss})")
+
+
+def _print_tensors(report: PlanReport) -> None:
+    modes = [mode.quantization for mode in report.modes if mode.stopped_by is None]
+    rows = [[tensor.name, "x".join(map(str, tensor.shape)), tensor.stored_as, tensor.record,
+             *(tensor.routes.get(mode, "") for mode in modes)] for tensor in report.tensors]
+    print_table(["tensor", "shape", "stored as", "goes into", *modes], rows, "<" * (4 + len(modes)))
+
+
+def _document(report: PlanReport) -> dict[str, Any]:
+    document = asdict(report)
+    for tensor in document["tensors"]:
+        tensor["routes"] = [{"quantization": mode, "route": route} for mode, route in tensor["routes"].items()]
+    return document
