@@ -1,6 +1,19 @@
 """Hugging Face checkpoints: weights by name and a config, read lazily."""
 
 from .checkpoint import Checkpoint, CheckpointFile, PackedRows, TensorInfo
+from .gguf import GGUF_FAMILIES, GGUF_TYPES, GgufFamily, halves_order, llama3_divisors, q4_0_blocks
 from .opening import open_checkpoint
 
-__all__ = ["Checkpoint", "CheckpointFile", "PackedRows", "TensorInfo", "open_checkpoint"]
+__all__ = [
+    "GGUF_FAMILIES",
+    "GGUF_TYPES",
+    "Checkpoint",
+    "CheckpointFile",
+    "GgufFamily",
+    "PackedRows",
+    "TensorInfo",
+    "halves_order",
+    "llama3_divisors",
+    "open_checkpoint",
+    "q4_0_blocks",
+]

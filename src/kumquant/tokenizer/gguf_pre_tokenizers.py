@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+
 
 @dataclass(frozen=True)
 class PreTokenizer:
@@ -86,3 +88,29 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "tekken": PreTokenizer((_TEKKEN,), ignore_merges=True, adds_bos=True),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2"), _gpt4o),
 }
+
+# Text on which ways of cutting words differ.
+_PROBE = ("Hello  world\n\n \t x  don't I'M THEY'RE we'll 1 22 333 4444 1234567 3.14 a1b2 C++ foo_bar fooBar "
+          "HTTPServer /a/b?c=d (x) [y] {z} -- ... !!! $5 50% caf\u00e9 \u00bd\u00b2 "
+          "\u4f60\u597d \u4e16\u754c \u041f\u0440\u0438 "
+          "\u0645\u0631 \ud55c\uad6d \U0001f642\U0001f642 <a>'s'  \r\n   end \n")
+
+
+def gguf_pre_tokenizer_name(tokenizer: Tokenizer, ignore_merges: bool) -> str | None:
+    """The name under which llama.cpp cuts words as ``tokenizer`` does; None if it has none.
+
+    Two are the same if they cut a probing text alike; llama.cpp's own converter decides in this way too.
+    """
+    if tokenizer.pre_tokenizer is None:
+        return None
+    wanted = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(_PROBE)]
+    for name, candidate in PRE_TOKENIZERS.items():
+        if candidate.ignore_merges == ignore_merges and name != "default" and _cut(candidate) == wanted:
+            return name
+    return None
+
+
+def _cut(candidate: PreTokenizer) -> list[str]:
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in candidate.patterns]
+    sequence = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return [piece for piece, _ in sequence.pre_tokenize_str(_PROBE)]

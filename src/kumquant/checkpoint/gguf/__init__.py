@@ -1,5 +1,12 @@
 """GGUF files as checkpoints: llama.cpp's container, read behind a door of our own."""
 
+from .checkpoint import halves_order
+from .families import FAMILIES as GGUF_FAMILIES
+from .families import GgufFamily
 from .opening import is_gguf, open_gguf
+from .rope import llama3_divisors
+from .rows import q4_0_blocks
+from .types import TYPES as GGUF_TYPES
 
-__all__ = ["is_gguf", "open_gguf"]
+__all__ = ["GGUF_FAMILIES", "GGUF_TYPES", "GgufFamily", "halves_order", "is_gguf", "llama3_divisors", "open_gguf",
+           "q4_0_blocks"]

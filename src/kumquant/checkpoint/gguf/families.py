@@ -35,8 +35,8 @@ class GgufFamily:
 
     top, block: GGUF's name of a module -> Hugging Face's ("blk.3.attn_q.weight" is block "attn_q" in layer 3).
     rotated_heads: modules whose rows llama.cpp keeps in pairs for its rope -> the metadata key of their head count.
-    norms_plus_one: the norms' weights are stored with 1 added. understood: keys of ``_NEUTRAL`` that ``extra`` turns
-    into config keys. bias_keys: config key -> module whose bias it stands for. extra: further config keys.
+    norms_plus_one: the norms' weights are stored with 1 added. can_export: whether ``export`` writes such files too.
+    bias_keys: config key -> module whose bias it stands for.
     """
 
     model_type: str
@@ -46,6 +46,7 @@ class GgufFamily:
     layers: str = "model.layers"
     rotated_heads: Mapping[str, str] = field(default_factory=dict)
     norms_plus_one: bool = False
+    can_export: bool = True
     bias_keys: Mapping[str, str] = field(default_factory=dict)
 
     def module(self, gguf_name: str) -> str | None:
