@@ -29,6 +29,8 @@ options:
 
 commands:
   demo      convert the demo model, check it, ask it a few things: the tour
+  download  a model from the hub, only the files that are needed
+  plan      what converting a model would do, before it is done
   convert   a Hugging Face checkpoint to a tensor cache
   models    the model families and quantization modes, and what each supports
   inspect   what is in a cache or a manifest

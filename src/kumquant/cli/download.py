@@ -1,7 +1,7 @@
 """Fetch a model from the Hugging Face hub: only the files that a conversion or a cache needs, each checked.
 
-An interrupted download goes on where it stopped. Prints the folder. Without -o the files go into the cache that other
-programs share (HF_HOME); every command that takes a folder finds them there by the same name.
+An interrupted download goes on where it stopped. Prints the folder. Without -o the files go into the cache
+that other programs share (HF_HOME); every command that takes a folder finds them there by the same name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What converting a model would do: family, sizes, memory, time, what is lost and what stops it.
 
-Only headers and configs are read; of a model on the hub nothing else is fetched. Sizes are exact. Memory and times are
-expected: quantizing is measured on this machine, a second of reading and writing is taken for a gigabyte.
+Only headers and configs are read; of a model on the hub nothing else is fetched. Sizes are exact. Memory and
+times are expected: quantizing is measured on this machine, reading and writing taken as a gigabyte a second.
 """
 
 from __future__ import annotations
