@@ -180,6 +180,16 @@ def test_a_closed_llm_makes_no_vectors(folders):
         llm.embed("cat")
 
 
+def test_an_encoder_has_no_head(capsys, folders, tmp_path):
+    (tmp_path / "tensor-cache.json").write_bytes((folders / "cache" / "tensor-cache.json").read_bytes())
+    for folder in (folders / "cache", tmp_path):
+        assert main(["inspect", str(folder)]) == 0
+        dimensions = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dimensions"))
+        assert dimensions.split(maxsplit=1)[1] == "layers 2, hidden 24, FFN 40, vocabulary 14"
+    assert main(["bench", str(folders / "cache"), "--threads", "1"]) == 2
+    assert "an encoder gives no logits" in capsys.readouterr().err
+
+
 def run(capsys, *arguments):
     assert main(["embed", *map(str, arguments)]) == 0
     return capsys.readouterr()

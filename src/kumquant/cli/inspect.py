@@ -59,6 +59,8 @@ def _model_of(cache: TensorCache) -> tuple[Description, list[str]]:
             remarks.append(str(error))
         return described, remarks
     known = {name: getattr(config, name) for name in DIMENSIONS}
+    if cache.family.is_encoder:
+        known["tie_word_embeddings"] = None  # there is no head at all
     return replace(described, families=(cache.family.model_type,), inferred=(), **known), remarks
 
 

@@ -85,8 +85,7 @@ def _embedding_metadata(source: Path, family: Family, compat: bool, warnings: li
         warnings.append(f"MLC-LLM and WebLLM will pool by {family.pooling}, not by {' and '.join(own.modes)}.")
     if len(pooling.modes) > 1 or pooling.modes[0] not in _MLC_POOLING:
         warnings.append(f"MLC-LLM and WebLLM do not know pooling by {' and '.join(pooling.modes)}.")
-    is_encoder = not family.traits.get("causal", True)
-    return {"model_type": "encoder" if is_encoder else "decoder", "pooling_strategy": pooling.modes[0],
+    return {"model_type": "encoder" if family.is_encoder else "decoder", "pooling_strategy": pooling.modes[0],
             "normalize": pooling.normalize}
 
 

@@ -141,8 +141,9 @@ class _Reader:
         fields["quantization"] = self.scheme.name if self.scheme else None
         return Description(
             families=families, vocab_size=self.rows("embed"), hidden_size=self.hidden_size,
-            intermediate_size=gate_up // 2 if gate_up else None, num_hidden_layers=len(layers),
-            tie_word_embeddings=not self.family.names_hold_head(self.records), inferred=inferred, **fields,
+            intermediate_size=gate_up // 2 if gate_up else self.rows("up"), num_hidden_layers=len(layers),
+            tie_word_embeddings=None if self.family.is_encoder else not self.family.names_hold_head(self.records),
+            inferred=inferred, **fields,
         )
 
     def _heads(self) -> tuple[dict[str, int], tuple[str, ...]]:

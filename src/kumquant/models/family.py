@@ -46,6 +46,11 @@ class Family(ConfigRules):
     in_format: bool = True
     pooling: str | None = None
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the family gives hidden states instead of logits."""
+        return not self.traits.get("causal", True)
+
     def extend(self, model_type: str, *, rename: Mapping[str, str] | None = None, without: Collection[str] = (),
                add: tuple[TensorRule, ...] = (), **changes: Any) -> Family:
         """A family like this one. rename: parts of cache names to replace. without: roles to drop. add: further

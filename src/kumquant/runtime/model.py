@@ -131,9 +131,12 @@ class Model:
     def step(self, pool: PagePool, inputs: SequenceOf[StepInput]) -> list[StepOutput]:
         """Runs all inputs in one native call. Every sequence appears once and has at least one new token.
 
-        Raises CapacityError when a sequence lacks pages, RequestError for a token outside the vocabulary.
+        Raises CapacityError when a sequence lacks pages, RequestError for a token outside the vocabulary and for
+        logits of an encoder.
         """
         for item in inputs:
+            if self.spec.is_encoder and item.output not in ("hidden", "none"):
+                raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
             sequence = item.sequence
             needed = sequence.length + len(item.token_ids)
             if needed > sequence.num_pages * PAGE_TOKENS:
