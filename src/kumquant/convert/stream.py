@@ -4,7 +4,8 @@ Weights are cut between rows into blocks of a few MiB. Worker threads read, cast
 little ahead of the thread that writes them in order, and let go of the source pages they have used. So
 memory depends on the block size and the number of threads, plus the scales of one tensor (at most an eighth
 of a 16-bit source); in layout KN plus its codes too, because a row of the transpose needs every row of the
-weight. Several modes take turns, tensor by tensor: each tensor is read from the disk once.
+weight. Several modes take turns, tensor by tensor: each tensor is read from the disk once, and from the system's
+cache again.
 """
 
 from __future__ import annotations
@@ -70,12 +71,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """One tensor of one target. is_last: no other target reads its source after this."""
+    """One tensor of one target."""
 
     planned: PlannedTensor
     blocks: Sequence[Block]
     target: Target
-    is_last: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -136,7 +136,7 @@ class Converter:
         self._checkpoint.prefetch(block.name, *self._byte_range(block))
 
     def convert(self, block: Block, job: Job) -> ConvertedBlock:
-        """Cast, or cast and quantize, one block; its source pages are released by the last who reads them."""
+        """Cast, or cast and quantize, one block; its source pages are released."""
         scheme = job.planned.scheme
         if not job.planned.is_quantized:
             values = self._read(block, job.planned.tensor)
@@ -150,8 +150,7 @@ class Converter:
             values = self._read(block, job.planned.tensor)
             arrays = new_outputs(len(values), block.width, scheme)
             job.target.quantizer(values, scheme, *arrays)
-        if job.is_last:
-            self._checkpoint.release(block.name, *self._byte_range(block))
+        self._checkpoint.release(block.name, *self._byte_range(block))
         return ConvertedBlock(arrays, block.nbytes)
 
     def _read(self, block: Block, tensor: CacheTensor) -> np.ndarray:
@@ -175,7 +174,7 @@ def write_tensors(targets: Sequence[Target], checkpoint: Checkpoint, threads: in
 
     threads: workers that convert blocks. progress counts the checkpoint's bytes, once for each target.
     """
-    jobs = [Job(planned, blocks_of(planned, checkpoint), target, is_last=target is targets[-1])
+    jobs = [Job(planned, blocks_of(planned, checkpoint), target)
             for same_tensor in zip(*(target.tensors for target in targets), strict=True)
             for planned, target in zip(same_tensor, targets, strict=True)]
     progress.start(_nbytes(jobs), "convert")
