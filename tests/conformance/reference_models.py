@@ -145,9 +145,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
              "rotary_emb_base": 10000, "seq_length": 64, "no_bias": True, "scale_attn_weights": True},
 }
 MODES = ("q0f32", "q4f32_1")
-# Dynamic ropes turn with the length of the sequence: chunks and single steps are other computations.
 STORED_COLUMNS = slice(1, None, 3)
 NUM_TOKENS = 44
+
+
+def models_of_families() -> dict[str, list[str]]:
+    """model_type -> names of its models here."""
+    found: dict[str, list[str]] = {}
+    for name, config_json in (MODELS | PUBLISHED).items():
+        found.setdefault(config_json["model_type"], []).append(name)
+    return found
 
 
 def token_ids(name: str) -> list[int]:

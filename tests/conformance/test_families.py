@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measure_int8 import loss
 from published_models import FORWARDS
 from reference_models import (
     MODELS,
@@ -18,6 +19,7 @@ from reference_models import (
     PUBLISHED,
     STORED_COLUMNS,
     checkpoint_tensors,
+    models_of_families,
     token_ids,
     unfused,
     write_checkpoint,
@@ -26,6 +28,7 @@ from reference_models import (
 from kumquant.convert import convert
 from kumquant.errors import UnsupportedError
 from kumquant.models import FAMILIES, TensorCache, depends_on_length, family_of
+from kumquant.models.tables import families_page
 from kumquant.runtime import Model, StepInput
 from kumquant.runtime.reference import forward
 
@@ -33,6 +36,7 @@ REFERENCE = Path(__file__).parent / "reference"
 CHECKPOINTS = json.loads((REFERENCE / "checkpoints.json").read_text())
 LOGITS = np.load(REFERENCE / "logits.npz")
 ALL_MODELS = MODELS | PUBLISHED
+INT8 = json.loads((REFERENCE / "int8_kl.json").read_text())
 TOLERANCE = 1e-5
 
 
@@ -88,6 +92,13 @@ def test_chunks_and_single_steps_compute_the_same_bits(model, cache_of):
             assert np.array_equal(in_chunks(native, tokens, chunks, activations), whole)
 
 
+@pytest.mark.parametrize("model", ALL_MODELS)
+def test_int8_activations_cost_what_the_table_says(model, cache_of):
+    native, tokens = Model(cache_of(model, "q4f32_1"), threads=1), token_ids(model)
+    found = loss(native.logits(tokens, activations="float32"), native.logits(tokens, activations="int8"))
+    assert found == pytest.approx(INT8[model], rel=0.01)
+
+
 def in_chunks(model: Model, tokens: list[int], chunks: tuple[int, ...], activations: str) -> np.ndarray:
     pool = model.new_pool(model.pages_for(len(tokens)), activations)
     sequence = model.new_sequence(pool, None, tokens)
@@ -121,6 +132,11 @@ def test_every_family_has_a_reference():
     tested = {config["model_type"] for config in ALL_MODELS.values()}
     # Encoders have test_bert.py; qwen3-embedding is qwen3 under other checkpoint names.
     assert tested | {"bert", "bert-bge", "qwen3-embedding"} == set(FAMILIES)
+
+
+def test_the_page_of_families_is_up_to_date():
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert page == families_page(models_of_families(), INT8), "run scripts/write-family-tables"
 
 
 def test_a_spec_is_plain_data():
