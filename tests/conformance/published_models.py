@@ -1,9 +1,9 @@
 """Plain float32 forward passes of models whose code was never in Transformers, for test_families.py.
 
 Written from the modeling code that was published with each model: modeling_internlm2.py, modeling_internlm.py,
-modeling_minicpm.py, modeling_baichuan.py, modeling_orion.py, modeling_chatglm.py (ChatGLM3), modeling_qwen.py (the
-first Qwen). They read checkpoint tensors by their published names, share nothing with kumquant, and compute one sequence
-from its first token. w: name -> float32; c: the model's config.json.
+modeling_minicpm.py, modeling_baichuan.py, modeling_orion.py, modeling_chatglm.py (ChatGLM3) and modeling_qwen.py (the
+first Qwen). They read checkpoint tensors by their published names, share nothing with kumquant, and compute one
+sequence from its first token. w: name -> float32; c: the model's config.json.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help=f"how: {DEFAULT_MODE} (default), q4f32_1, q0f16, …; kumquant models lists all; repeatable")
     parser.add_argument("--lora", metavar="DIR", action="append", default=[],
                         help="merge the LoRA adapter in DIR (PEFT's format), in float32; repeatable")
+    parser.add_argument("--model-type", metavar="NAME",
+                        help="the family, if it is not the one in config.json (kumquant models lists them)")
     parser.add_argument("--compat", action="store_true", help="exactly the bytes that MLC's converter writes")
     parser.add_argument("--legacy-names", action="store_true",
                         help="also write ndarray-cache.json, the manifest's name of before 2025")
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     reports = convert(
         args.source, args.output, quantization=modes if len(modes) > 1 else modes[0], compat=args.compat,
         force=args.force, threads=args.threads, legacy_names=args.legacy_names, progress=progress_for(args),
-        lora=args.lora,
+        lora=args.lora, model_type=args.model_type,
     )
     several = reports if isinstance(reports, list) else [reports]
     warn(args, dict.fromkeys(warning for report in several for warning in report.warnings))

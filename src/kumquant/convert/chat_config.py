@@ -22,7 +22,6 @@ from .conv_template import translate
 CHAT_CONFIG_NAME = "mlc-chat-config.json"
 _MAX_PREFILL_CHUNK = 8192
 _MAX_BATCH_SIZE = 128
-_SINK_SIZE = 4
 _MLC_POOLING = {"cls", "mean", "last"}
 # First non-null of generation_config.json and config.json, then these.
 _SAMPLING_DEFAULTS = {"temperature": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
@@ -48,7 +47,7 @@ def chat_config(source: Path, family: Family, config: ModelConfig, scheme: Schem
 
     compat: what MLC's own tool writes, also where the source says otherwise.
     """
-    sizes = _window_sizes(config)
+    sizes = _window_sizes(family, config, compat)
     generation = (read_optional_json_object(source / "generation_config.json", CheckpointError),
                   config.source)
     tokenizer = _open_tokenizer(source, warnings)
@@ -89,20 +88,27 @@ def _embedding_metadata(source: Path, family: Family, compat: bool, warnings: li
             "normalize": pooling.normalize}
 
 
-def _window_sizes(config: ModelConfig) -> dict[str, int]:
-    """Context, window, prefill chunk and sink. WebLLM wants exactly one of context and window to differ from
-    -1."""
-    window = config.sliding_window[0] if config.model_type == "mistral" else 0
+def _window_sizes(family: Family, config: ModelConfig, compat: bool) -> dict[str, int]:
+    """Context, window, prefill chunk and sink, as the family has them in MLC's file (FORMAT.md 6).
+
+    WebLLM wants exactly one of context and window to differ from -1; where MLC's own tool breaks that ("beside"),
+    only compat does.
+    """
+    window = 0 if family.chat_window == "none" else max(config.sliding_window, default=0)
     given = config.source
     length = given.get("context_window_size") or config.max_position_embeddings
-    context = -1 if window else length
+    if window and family.chat_window == "context":
+        length, window = window, 0
+    elif window and family.chat_window == "beside":
+        length, window = (max(window, _MAX_PREFILL_CHUNK), window) if compat else (length, 0)
+    context = -1 if window and family.chat_window == "instead" else length
     limit = min(window or length, _MAX_PREFILL_CHUNK)
     chunk = given.get("prefill_chunk_size") or limit
     return {
         "context_window_size": context,
         "sliding_window_size": window or -1,
         "prefill_chunk_size": chunk if chunk <= (window or length) else limit,
-        "attention_sink_size": _SINK_SIZE if config.model_type == "mistral" else -1,
+        "attention_sink_size": family.sink_size,
     }
 
 

@@ -54,14 +54,15 @@ class ConvertReport:
 @overload
 def convert(source: str | Path, out: str | Path, quantization: str = ..., compat: bool = ..., force: bool = ...,
             threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ..., *,
-            lora: Adapters = ...) -> ConvertReport: ...
+            lora: Adapters = ..., model_type: str | None = ...) -> ConvertReport: ...
 @overload
 def convert(source: str | Path, out: str | Path, quantization: list[str] | tuple[str, ...], compat: bool = ...,
             force: bool = ..., threads: int | None = ..., legacy_names: bool = ..., progress: Progress = ..., *,
-            lora: Adapters = ...) -> list[ConvertReport]: ...
+            lora: Adapters = ..., model_type: str | None = ...) -> list[ConvertReport]: ...
 def convert(source: str | Path, out: str | Path, quantization: str | list[str] | tuple[str, ...] = "q4f16_1",
             compat: bool = False, force: bool = False, threads: int | None = None, legacy_names: bool = False,
-            progress: Progress = NO_PROGRESS, *, lora: Adapters = ()) -> ConvertReport | list[ConvertReport]:
+            progress: Progress = NO_PROGRESS, *, lora: Adapters = (),
+            model_type: str | None = None) -> ConvertReport | list[ConvertReport]:
     """Convert the checkpoint ``source``, a folder or ``org/model[@revision]``, into a tensor cache in ``out``.
 
     quantization: a mode of ``schemes.SCHEMES``, or several: each then goes into ``out/<mode>/``, from one pass
@@ -69,7 +70,8 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     same until another quantizer exists). force: replace a cache, or an unfinished conversion, in ``out``;
     files that a conversion does not write are left alone. threads: all cores by default; the bytes do not
     depend on it. legacy_names: also write the manifest as ndarray-cache.json. lora: the folder of a LoRA adapter in
-    PEFT's format, or several, merged into the weights in float32.
+    PEFT's format, or several, merged into the weights in float32. model_type: the family, where config.json says
+    another or none ("bert-bge" and "qwen3-embedding" are in no config).
 
     A source that others quantized goes over without loss where the number systems agree (docs/sources.md); the
     report's routes say what took which way.
@@ -87,9 +89,9 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     if threads is not None and threads < 1:
         raise RequestError("must be at least 1", where="threads", found=threads)
     if isinstance(quantization, str):
-        jobs = plan_jobs(source, {quantization: out}, compat, lora, progress)
+        jobs = plan_jobs(source, {quantization: out}, compat, lora, progress, model_type=model_type)
     else:
-        jobs = plan_jobs(source, _folders(out, quantization), compat, lora, progress)
+        jobs = plan_jobs(source, _folders(out, quantization), compat, lora, progress, model_type=model_type)
     with _held(out, jobs, force):
         written = _write(jobs, force, threads or _available_threads(), legacy_names, progress)
     seconds = time.perf_counter() - started

@@ -40,14 +40,16 @@ class Job:
 
 
 def plan_jobs(source: str | Path, folders: dict[str, Path], compat: bool, lora: Adapters = (),
-              progress: Progress = NO_PROGRESS, *, headers_only: bool = False) -> list[Job]:
-    """One job for each mode. folders: mode -> where its cache goes. headers_only: see ``open_checkpoint``.
+              progress: Progress = NO_PROGRESS, *, model_type: str | None = None,
+              headers_only: bool = False) -> list[Job]:
+    """One job for each mode. folders: mode -> where its cache goes. model_type: the family, where config.json says
+    another. headers_only: see ``open_checkpoint``.
 
     Raises UnsupportedError (family, mode, dtype), CheckpointError (damaged, tensors missing, misshapen or left over).
     """
     schemes = {mode: _writable_scheme(mode) for mode in folders}
     checkpoint = open_source(source, lora, progress, headers_only=headers_only)
-    family = family_of(checkpoint.config, where=checkpoint.config_source)
+    family = family_of(checkpoint.config, model_type, where=checkpoint.config_source)
     config = family.config(checkpoint.config, checkpoint.config_source)
     cache_tensors = family.plan(config, checkpoint.tensors, compat=compat)
     awq = next((scheme for scheme in schemes.values() if scheme.storage == "awq"), None)

@@ -21,6 +21,7 @@ COHERE = LLAMA.extend(
     traits={"norm": "layer", "parallel_block": True, "rope_interleaved": True,
             "logit_scale": lambda keys: keys.number("logit_scale", 0.0625)},
     uncounted_names=(),
+    not_in_chat_config=("logit_scale",),
     format_config=(
         "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
         "intermediate_size", "layer_norm_eps", "position_embedding_base", "context_window_size", "prefill_chunk_size",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UnsupportedError
 from .config import ConfigRules, ModelConfig, read_config
@@ -15,6 +15,7 @@ from .spec import DecoderSpec
 
 # What a checkpoint may hold although nothing uses it (5.5): tables that can be computed.
 _COMPUTED = r".*\b(rotary_emb\.(inv_freq|cos_cached|sin_cached)|rotary_pos_emb\.inv_freq|position_ids)"
+ChatWindow = Literal["none", "instead", "beside", "context"]
 _HEAD = r"(.*\.)?lm_head\.weight"
 
 
@@ -31,8 +32,10 @@ class Family(ConfigRules):
     whose embedding is there holds.
     ignored_names: patterns of checkpoint names that nothing uses (5.5). uncounted_names: those outside
     BitsPerParam (5.4). format_config: the keys of "model_config" in mlc-chat-config.json, in order (6.1).
-    in_format: whether MLC has the family. pooling: how MLC makes embeddings with it, "cls" or "last"; None for models
-    that write text.
+    chat_window: what a sliding window is in mlc-chat-config.json: "none" (not said), "instead" (of the context),
+    "beside" (the context) or "context" (it is the context). sink_size: of attention sinks, there.
+    not_in_chat_config: keys that the model needs and that file never has. in_format: whether MLC has the family.
+    pooling: how MLC makes embeddings with it, "cls" or "last"; None for models that write text.
     """
 
     tensors: tuple[TensorRule, ...]
@@ -43,6 +46,9 @@ class Family(ConfigRules):
     ignored_names: tuple[str, ...] = ()
     uncounted_names: tuple[str, ...] = ()
     format_config: tuple[str, ...] = ()
+    chat_window: ChatWindow = "none"
+    sink_size: int = -1
+    not_in_chat_config: tuple[str, ...] = ()
     in_format: bool = True
     pooling: str | None = None
 

@@ -15,7 +15,7 @@ from ..schemes import Scheme, scheme_named
 from ..tensor_cache import DEFAULT_BLOCK
 from .config import ModelConfig
 from .family import Family
-from .registry import family_of
+from .registry import FAMILIES, family_of
 
 CONFIG_NAME = "config.json"
 CHAT_CONFIG_NAME = "mlc-chat-config.json"
@@ -38,7 +38,7 @@ def load_model_config(folder: Path, names: Collection[str] | None = None) -> tup
     path = folder / CONFIG_NAME
     if path.is_file():
         config_json = read_json_object(path, CheckpointError)
-        family = family_of(config_json, where=str(path))
+        family = family_of(config_json, _converted_as(folder), where=str(path))
         return family, family.config(config_json, where=str(path))
     path = folder / CHAT_CONFIG_NAME
     if not path.is_file():
@@ -47,6 +47,13 @@ def load_model_config(folder: Path, names: Collection[str] | None = None) -> tup
             hint=f"The model's dimensions are in one of them. {_HINT}",
         )
     return _from_chat_config(read_json_object(path, CheckpointError), str(path), names)
+
+
+def _converted_as(folder: Path) -> str | None:
+    """The family that the cache was made as, if it is one: config.json is the source's and may say another."""
+    path = folder / CHAT_CONFIG_NAME
+    said = read_json_object(path, CheckpointError).get("model_type") if path.is_file() else None
+    return said if said in FAMILIES else None
 
 
 def has_model_config(folder: Path) -> bool:
@@ -107,6 +114,9 @@ def _from_chat_config(chat_config: dict[str, Any], where: str,
         needed["rope_theta"] = '"position_embedding_base" or "rope_theta"'
     if family.window == "all layers":
         needed["sliding_window"] = '"sliding_window_size"'
+    if family.learned_positions:
+        del needed["rope_theta"]
+    needed |= {key: f'"{key}"' for key in family.not_in_chat_config}
     for key, spelling in needed.items():
         if key not in config_json:
             raise UnsupportedError(f"{spelling} is needed, and the file does not have it", where=where,
@@ -127,7 +137,8 @@ def _as_config_json(model_config: Mapping[str, Any], chat_config: Mapping[str, A
 
     The keys of the whole file win over those in "model_config", as they do when MLC compiles a model.
     """
-    result = dict(model_config)
+    text = model_config.get("text_config")
+    result = {**(text if isinstance(text, dict) else {}), **model_config}
     for key in ("vocab_size", "context_window_size", "sliding_window_size"):
         if chat_config.get(key) is not None:
             result[key] = chat_config[key]

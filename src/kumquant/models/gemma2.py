@@ -46,6 +46,7 @@ GEMMA2 = GEMMA.extend(
     prepare=lambda source, where: windows_by_pattern(source, 2),
     defaults={**GEMMA.defaults, "hidden_act": "gelu_pytorch_tanh", "sliding_window": 4096},
     window="by type",
+    chat_window="context",
     understands=("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
     traits={
         **GEMMA.traits, "attention_scale": query_scale,

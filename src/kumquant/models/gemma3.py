@@ -61,6 +61,7 @@ GEMMA3_TEXT = GEMMA2.extend(
         **GEMMA2.defaults, "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
         "rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "rope_theta": 1e6,
     },
+    chat_window="beside",
     local_rope=_local_rope,
     layer_rope=_layer_rope,
     traits={**GEMMA2.traits, "attention_cap": capped("attn_logit_softcapping", 0.0),

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from .qwen3 import QWEN3
 
-QWEN3_EMBEDDING = QWEN3.extend("qwen3-embedding", prefixes=(("model.", ""), ("", "")))
+QWEN3_EMBEDDING = QWEN3.extend("qwen3-embedding", prefixes=(("model.", ""), ("", "")), pooling="last")
