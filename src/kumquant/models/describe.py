@@ -14,6 +14,7 @@ from .modes import parameter_name, possible_schemes
 from .registry import FAMILIES
 
 _LAYER = re.compile(r"\.(\d+)\.")
+_FLAGS_OF_EVERY_FAMILY = ("tied", "experts")
 # Head widths that models have, the likeliest first.
 _HEAD_DIMS = (64, 128, 96, 80, 256, 32, 48, 112, 16)
 
@@ -74,7 +75,8 @@ def _fits(family: Family, records: dict[str, Record]) -> bool:
     table = {rule.name: rule for rule in family.tensors}
     required = {name for name, rule in table.items() if rule.role != "head" and (
         rule.when is None or family.flags.get(rule.when) is True)}
-    possible = {name for name, rule in table.items() if rule.when is None or rule.when in family.flags}
+    possible = {name for name, rule in table.items()
+                if rule.when is None or rule.when.removeprefix("not ") in {*family.flags, *_FLAGS_OF_EVERY_FAMILY}}
     return required <= found <= possible
 
 
@@ -83,18 +85,20 @@ class _Reader:
 
     def __init__(self, family: Family, records: dict[str, Record], scheme: Scheme | None) -> None:
         self.family, self.records, self.scheme = family, records, scheme
-        self.names = {rule.role: rule.name for rule in family.tensors}
-        self.hidden_size = self.rows("attn_norm")
+        self.hidden_size = self.rows("attn_norm") or self.rows("final_norm") or self.rows("down")
 
     def rows(self, role: str) -> int | None:
-        """Output width. Unknown in a quantized cache whose mode is not known (it may be transposed)."""
-        shape = self._shape(role)
-        return shape[0] if shape else None
+        """Output width, of all parts of the role together.
+
+        Unknown in a quantized cache whose mode is not known (it may be transposed).
+        """
+        shapes = [shape for name in self._names(role) if (shape := self._shape(name, role))]
+        return sum(shape[0] for shape in shapes) or None
 
     def width(self, role: str) -> int | None:
         """Input width; for a quantized matrix the width with the last group filled up."""
-        shape = self._shape(role)
-        return shape[1] if shape and len(shape) == 2 else None
+        shapes = [shape for name in self._names(role) if (shape := self._shape(name, role)) and len(shape) == 2]
+        return shapes[0][1] if shapes else None
 
     @property
     def widths_fit(self) -> bool:
@@ -104,20 +108,24 @@ class _Reader:
         """
         if self.scheme is None or not self.scheme.has_groups:
             return True
-        gate_up = self.rows("gate_up")
-        for role, width in (("embed", self.hidden_size), ("down", gate_up // 2 if gate_up else None)):
+        for role, width in (("embed", self.hidden_size), ("qkv", self.hidden_size), ("down", self.intermediate_size)):
             filled = self.width(role)
-            is_plain = self._name(role) in self.records
+            is_plain = any(name in self.records for name in self._names(role))
             if width and filled and not is_plain and filled != self.scheme.num_groups(width) * self.scheme.group_size:
                 return False
         return True
 
-    def _name(self, role: str) -> str:
-        return self.names.get(role, "").replace("{i}", "0")
+    @property
+    def intermediate_size(self) -> int | None:
+        gate_up = self.rows("gate_up")
+        return gate_up // 2 if gate_up else self.rows("up")
 
-    def _shape(self, role: str) -> tuple[int, ...] | None:
-        """Logical shape of a role's tensor, (rows, width) for a matrix."""
-        name = self._name(role)
+    def _names(self, role: str) -> list[str]:
+        """What tensors of the role can be called, in the first layer."""
+        return [rule.name.replace("{i}", "0") for rule in self.family.tensors if rule.role == role]
+
+    def _shape(self, name: str, role: str) -> tuple[int, ...] | None:
+        """Logical shape of a tensor, (rows, width) for a matrix; None if it is not there."""
         if name in self.records:
             return self.records[name].shape
         scheme, stem = self.scheme, name.removesuffix(".weight")
@@ -135,13 +143,12 @@ class _Reader:
 
     def describe(self, families: tuple[str, ...], shared: dict[str, Any]) -> Description:
         layers = {int(match[1]) for match in map(_LAYER.search, self.records) if match}
-        gate_up = self.rows("gate_up")
         heads, inferred = self._heads()
         fields: dict[str, Any] = {**shared, **heads}
         fields["quantization"] = self.scheme.name if self.scheme else None
         return Description(
             families=families, vocab_size=self.rows("embed"), hidden_size=self.hidden_size,
-            intermediate_size=gate_up // 2 if gate_up else self.rows("up"), num_hidden_layers=len(layers),
+            intermediate_size=self.intermediate_size, num_hidden_layers=len(layers),
             tie_word_embeddings=None if self.family.is_encoder else not self.family.names_hold_head(self.records),
             inferred=inferred, **fields,
         )
@@ -151,7 +158,7 @@ class _Reader:
         qkv, query_width = self.rows("qkv"), self.width("o")
         if not qkv or not query_width:
             return {}, ()
-        known = self.rows("q_norm") if "q_norm" in self.names else None
+        known = None if self.family.traits.get("qk_norm_over_all") else self.rows("q_norm")
         padding = self.scheme.group_size if self.scheme and self.scheme.has_groups else 1
         options: list[tuple[int, int, int]] = []
         for head_dim in (known,) if known else _HEAD_DIMS:
