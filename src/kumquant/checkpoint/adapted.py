@@ -117,6 +117,9 @@ class AdaptedCheckpoint(Checkpoint):
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
         return self._base.read_codes(name, scheme, begin, end)
 
+    def has_exact_scales(self, name: str, dtype: str) -> bool:
+        return self._base.has_exact_scales(name, dtype)
+
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
         if name not in self._replacements:
             self._base.prefetch(name, begin, end)

@@ -109,6 +109,10 @@ class Checkpoint(ABC):
         """The same source with packed layers left in their parts, as its files have them ("….qweight")."""
         return self
 
+    def has_exact_scales(self, name: str, dtype: str) -> bool:
+        """Whether ``dtype`` holds every scale of a tensor that has codes; False also where that is not known."""
+        return self.tensors[name].scale_dtype == dtype
+
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:  # noqa: B027 (may do nothing)
         """Ask the system to start reading bytes [begin, end) of the tensor; returns at once."""
 

@@ -51,6 +51,7 @@ class PackedCheckpoint(Checkpoint):
                          {**stored.small_files, CONFIG_NAME: json.dumps(config, indent=2)})
         self._stored = stored
         self._layers = {f"{layer.stem}.weight": layer for layer in layers}
+        self._exact_scales: dict[tuple[str, str], bool] = {}
         self._fill_tensors()
 
     def _fill_tensors(self) -> None:
@@ -97,6 +98,16 @@ class PackedCheckpoint(Checkpoint):
 
     def parts(self) -> Checkpoint:
         return PartsCheckpoint(self._stored, self)
+
+    def has_exact_scales(self, name: str, dtype: str) -> bool:
+        """Reads the scales unless the dtypes tell: bfloat16 ones of usual size fit into float16."""
+        layer = self._layers[name]
+        if super().has_exact_scales(name, dtype):
+            return True
+        key = (name, dtype)
+        if key not in self._exact_scales:
+            self._exact_scales[key] = layer.scales_fit(dtype)
+        return self._exact_scales[key]
 
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
         if name not in self._layers:

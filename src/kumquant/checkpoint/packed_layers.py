@@ -23,6 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..dtypes import DTYPES
 from ..errors import CheckpointError, UnsupportedError
 from .checkpoint import TensorInfo
 from .tensors import MappedCheckpoint
@@ -90,6 +91,14 @@ class PackedLayer(ABC):
         if self.trust_config or not self.has("zeros"):
             return self.is_symmetric
         return bool((self.read_zeros(0, self.shape[0]) == 1 << (self.bits - 1)).all())
+
+    def scales_fit(self, dtype: str) -> bool:
+        """Whether ``dtype`` holds every scale exactly; False without data to look at."""
+        if self.trust_config:
+            return False
+        scales = self._floats().astype(np.float32)
+        with np.errstate(over="ignore"):
+            return np.array_equal(scales.astype(DTYPES[dtype]).astype(np.float32), scales)
 
     @property
     def description(self) -> str:

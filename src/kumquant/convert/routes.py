@@ -38,7 +38,7 @@ def route_of(info: TensorInfo, planned: PlannedTensor, checkpoint: Checkpoint, s
     if planned.tensor.dtype == info.dtype:
         return Route(f"{info.dtype}: kept", True)
     if planned.is_quantized and keep_codes and checkpoint.has_codes(info.name, scheme):
-        exact = info.scale_dtype in _HOLDS[stored]
+        exact = checkpoint.has_exact_scales(info.name, stored)
         how = "kept" if exact else f"kept, scales from {info.scale_dtype} to {stored}"
         return Route(f"{info.stored_as}: codes {how}", exact)
     origin = f"dequantized from {info.stored_as}" if info.stored_as else info.dtype
