@@ -14,6 +14,7 @@ from kumquant import LLM, TensorCache
 from kumquant.convert import convert
 from kumquant.convert import stream as stream_module
 from kumquant.errors import RequestError, TensorCacheError, UnsupportedError
+from kumquant.models import describe
 from kumquant.runtime.reference import forward
 from kumquant.tensor_cache import decode_awq, verify
 
@@ -59,6 +60,8 @@ def test_the_checkpoints_own_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert record.dtype == dtype and record.shape == expected.shape and record.tobytes() == expected.tobytes()
     assert cache["lm_head.weight"].dtype == cache["model.embed_tokens.weight"].dtype == np.float16
     assert all(use.is_lossless for use in report.routes)
+    found = describe(cache.manifest)
+    assert (found.quantization, found.family, found.hidden_size, found.intermediate_size) == (MODE, "llama", 128, 256)
     chat_config = json.loads((tmp_path / "out" / "mlc-chat-config.json").read_text())
     assert chat_config["quantization"] == MODE
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
