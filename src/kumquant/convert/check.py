@@ -86,8 +86,8 @@ def _are_equal(checkpoint: Checkpoint, first: TensorInfo, second: TensorInfo) ->
     step = max(1, _COMPARED_VALUES // max(1, width))
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
-        left, right = (checkpoint.read_rows(info.name, width, begin, end).astype(np.float32) for info in (first, second))
-        equal = np.array_equal(left, right, equal_nan=True)
+        left, right = (checkpoint.read_rows(info.name, width, begin, end) for info in (first, second))
+        equal = np.array_equal(left.astype(np.float32), right.astype(np.float32), equal_nan=True)
         for info in (first, second):
             row_bytes = info.nbytes // rows
             checkpoint.release(info.name, begin * row_bytes, end * row_bytes)
