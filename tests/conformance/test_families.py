@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from measure_int8 import loss
@@ -108,6 +109,15 @@ def in_chunks(model: Model, tokens: list[int], chunks: tuple[int, ...], activati
         rows.append(model.step(pool, [StepInput(sequence, tokens[begin : begin + count], "logits")])[0].logits.copy())
         begin += count
     return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("model", ALL_MODELS)
+def test_a_tensor_assembled_at_once_is_the_converted_one(model, cache_of):
+    sources = checkpoint_tensors(model, plan_of(model))
+    for tensor in plan_of(model):
+        whole = tensor.assembled([sources[name] for name in tensor.sources])
+        rounded = whole.astype(ml_dtypes.bfloat16).astype(np.float32)  # as a q0f32 cache stores it
+        assert np.array_equal(rounded, cache_of(model, "q0f32").dequantize(tensor.name)), tensor.name
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -33,7 +33,7 @@ def _from_checkpoint(folder: Path, threads: int) -> Model:
 
 
 def _fused(checkpoint: Checkpoint, tensor: CacheTensor) -> np.ndarray:
-    """The sources of a cache tensor, stacked. Raises CheckpointError if one is missing or misshapen."""
+    """A cache tensor from its sources. Raises CheckpointError if one is missing or misshapen."""
     parts = []
     for name, shape in zip(tensor.sources, tensor.source_shapes):
         info = checkpoint.tensors.get(name)
@@ -44,4 +44,4 @@ def _fused(checkpoint: Checkpoint, tensor: CacheTensor) -> np.ndarray:
                                   found=info.shape, expected=shape)
         parts.append(checkpoint.read(name).astype(np.float32))
         checkpoint.release(name)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return tensor.assembled(parts)

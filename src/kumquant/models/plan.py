@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 Kind = Literal["linear", "embedding", "experts", "router", "plain"]
 
@@ -37,6 +40,15 @@ class CacheTensor:
     plus_one: bool = False
     side_by_side: bool = False
     dtype: str | None = None
+
+    def assembled(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """The tensor from its sources, whole and in their dtype: what ``convert`` does block by block."""
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self.row_order:
+            whole = np.concatenate([whole[begin:end] for begin, end in self.row_order])
+        if self.transposed:
+            whole = np.ascontiguousarray(whole.T)
+        return whole.reshape(self.shape) + whole.dtype.type(1) if self.plus_one else whole.reshape(self.shape)
 
     @property
     def stem(self) -> str:
