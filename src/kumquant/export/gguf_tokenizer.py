@@ -32,6 +32,8 @@ def tokenizer_metadata(folder: Path, vocab_size: int, template: str | None) -> d
                                expected="BPE")
     added = {token["id"]: token for token in content.get("added_tokens") or []}
     tokens, types = _tokens(model["vocab"], added, vocab_size, path)
+    if model.get("unk_token") in model["vocab"]:
+        types[model["vocab"][model["unk_token"]]] = _UNKNOWN
     merges = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     backend = tokenizers.Tokenizer.from_file(str(path))
     if model.get("byte_fallback"):

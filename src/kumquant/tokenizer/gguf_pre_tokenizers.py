@@ -72,7 +72,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
                     _llama3),
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0",
                      "mellum", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "modern-bert"), _gpt2),
-    **dict.fromkeys(("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
                     _digits_alone),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2", "kormo"),
                     _qwen2),
@@ -92,7 +92,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
 # Text on which ways of cutting words differ.
 _PROBE = ("Hello  world\n\n \t x  don't I'M THEY'RE we'll 1 22 333 4444 1234567 3.14 a1b2 C++ foo_bar fooBar "
           "HTTPServer /a/b?c=d (x) [y] {z} -- ... !!! $5 50% caf\u00e9 \u00bd\u00b2 "
-          "\u4f60\u597d \u4e16\u754c \u041f\u0440\u0438 "
+          "e\u0301x \u0928\u092e\u0938\u094d\u0924\u0947 \u4f60\u597d \u4e16\u754c \u041f\u0440\u0438 "
           "\u0645\u0631 \ud55c\uad6d \U0001f642\U0001f642 <a>'s'  \r\n   end \n")
 
 
