@@ -122,13 +122,14 @@ class PackedLayer(ABC):
 
     def dequantize(self, begin: int, end: int) -> np.ndarray:
         """Outputs [begin, end) as (rows, K) float32: (code - zero) * scale, exact for 16-bit scales."""
-        width = self.shape[1]
-        per_group = (self.read_zeros(begin, end).astype(np.float32), self.read_scales(begin, end).astype(np.float32))
-        zeros, scales = (np.repeat(part, self.inputs_per_group, axis=1)[:, :width] for part in per_group)
-        values = self.read_codes(begin, end).astype(np.float32)
-        values -= zeros
-        values *= scales
-        return values
+        codes = self.read_codes(begin, end)
+        rows, width = codes.shape
+        size = self.inputs_per_group
+        values = np.zeros((rows, self.num_groups, size), np.float32)
+        values.reshape(rows, -1)[:, :width] = codes
+        values -= self.read_zeros(begin, end)[:, :, None]
+        values *= self.read_scales(begin, end).astype(np.float32)[:, :, None]
+        return values.reshape(rows, -1)[:, :width]
 
     def check(self) -> None:
         """Raise CheckpointError if the parts do not fit each other, UnsupportedError for what cannot be taken in."""
@@ -309,15 +310,20 @@ class CompressedTensorsLayer(PackedLayer):
             raise self._contradiction("zeros", str(list(zeros)))
 
 
-def _shifts(bits: int, slots: tuple[int, ...] = ()) -> np.ndarray:
-    places = slots or range(WORD_BITS // bits)
-    return np.array([place * bits for place in places], np.uint32)
+def _shifts(bits: int) -> np.ndarray:
+    return np.arange(0, WORD_BITS, bits, dtype=np.uint32)
 
 
 def _unpack(words: np.ndarray, bits: int, slots: tuple[int, ...] = ()) -> np.ndarray:
-    """(rows, words) uint32 -> (rows, words * 32 / bits) uint8."""
-    codes = (words[:, :, None] >> _shifts(bits, slots)) & np.uint32((1 << bits) - 1)
-    return codes.astype(np.uint8).reshape(len(words), -1)
+    """(rows, words) uint32 -> (rows, words * 32 / bits) uint8. No code crosses a byte."""
+    octets = np.ascontiguousarray(words, np.dtype("<u4")).view(np.uint8)
+    per_octet = 8 // bits
+    codes = np.empty((len(words), octets.shape[1] * per_octet), np.uint8)
+    for place in range(per_octet):
+        np.bitwise_and(octets >> np.uint8(place * bits), np.uint8((1 << bits) - 1), out=codes[:, place::per_octet])
+    if slots:
+        codes = codes.reshape(len(words), -1, WORD_BITS // bits)[:, :, slots]
+    return codes.reshape(len(words), -1)
 
 
 def _unpack_columns(words: np.ndarray, bits: int, slots: tuple[int, ...], begin: int, end: int) -> np.ndarray:
