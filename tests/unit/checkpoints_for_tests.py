@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 
 TAGS = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(ml_dtypes.bfloat16): "BF16",
-        np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.float64): "F64"}
+        np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.uint32): "U32",
+        np.dtype(np.float64): "F64"}
 
 TINY_LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 48, "intermediate_size": 80,

@@ -72,6 +72,13 @@ def compressed_tensors(layer: Quantized, stem: str, symmetric: bool = True) -> d
     return tensors
 
 
+def mlx(layer: Quantized, stem: str) -> dict[str, np.ndarray]:
+    """value = code * scale + bias: for zero points of 8 exactly the others' numbers."""
+    biases = -layer.zeros.astype(np.float32) * layer.scales.astype(np.float32)
+    return {f"{stem}.weight": pack_words(layer.codes).view(np.uint32), f"{stem}.scales": layer.scales,
+            f"{stem}.biases": biases.astype(layer.scales.dtype)}
+
+
 def config_of(method: str, group: int, *, symmetric: bool = True) -> dict[str, object]:
     """A "quantization_config" as the method's own tool writes it."""
     common = {"bits": 4, "group_size": group, "sym": symmetric}

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from checkpoints_for_tests import TINY_LLAMA, llama_shapes, random_tensors, write_checkpoint
-from packed_for_tests import awq, compressed_tensors, config_of, gptq, pack_words, random_layer
+from packed_for_tests import awq, compressed_tensors, config_of, gptq, mlx, pack_words, random_layer
 
 from kumquant.checkpoint import open_checkpoint
 from kumquant.convert import convert
@@ -218,6 +218,44 @@ def test_headers_alone_tell_what_will_come(tmp_path):
     file.write_bytes(data[:header] + bytes(len(data) - header))
     info = open_checkpoint(tmp_path, headers_only=True).tensors["layer.weight"]
     assert info.stored_as == "4-bit GPTQ, group 32, symmetric" and info.shape == (8, 64)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_mlx(tmp_path, symmetric):
+    """Its config names no method, its codes are called ….weight, its embedding is packed too."""
+    rng = np.random.default_rng(5)
+    layers = {stem: random_layer(rng, 16, 128, 64, symmetric=symmetric) for stem in ("model.embed_tokens", "model.a")}
+    stored = {name: tensor for stem, layer in layers.items() for name, tensor in mlx(layer, stem).items()}
+    config = {"quantization": {"group_size": 64, "bits": 4, "model.b": False}}
+    write_checkpoint(tmp_path, stored | {"model.b.weight": np.ones((3, 4), np.float16)}, config)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.tensors.keys() == {"model.embed_tokens.weight", "model.a.weight", "model.b.weight"}
+    assert "quantization" not in checkpoint.config
+    for stem in layers:
+        scales, biases = stored[f"{stem}.scales"].astype(np.float32), stored[f"{stem}.biases"].astype(np.float32)
+        group = np.arange(128) // 64
+        expected = layers[stem].codes.astype(np.float32) * scales[:, group] + biases[:, group]
+        assert np.array_equal(checkpoint.read(f"{stem}.weight"), expected)
+    info = checkpoint.tensors["model.a.weight"]
+    assert info.shape == (16, 128)
+    assert info.stored_as == f"4-bit MLX, group 64, {'symmetric' if symmetric else 'asymmetric'}"
+    assert checkpoint.has_codes(info.name, SCHEMES["q4f16_1"]) == symmetric
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({"layer.biases": None}, {}, r"incomplete; expected layer\.biases"),
+        ({"layer.biases": np.zeros((8, 3), np.float16)}, {}, r"layer\.biases does not fit"),
+        ({}, {"mode": "mxfp4"}, "found 'mxfp4'"), ({}, {"bits": 6}, "expected 2, 4, 8"),
+    ],
+)
+def test_mlx_that_cannot_be_followed(tmp_path, change, config, message):
+    layer = random_layer(np.random.default_rng(0), 8, 64, 32)
+    tensors = {name: tensor for name, tensor in {**mlx(layer, "layer"), **change}.items() if tensor is not None}
+    write_checkpoint(tmp_path, tensors, {"quantization": {"group_size": 32, "bits": 4, **config}})
+    with pytest.raises((CheckpointError, UnsupportedError), match=message):
+        open_checkpoint(tmp_path)
 
 
 def test_the_generator_packs_as_documented():

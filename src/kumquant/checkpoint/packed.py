@@ -23,7 +23,7 @@ from .quantization_config import PackedFormat
 from .rows import covering_rows, cut
 from .tensors import MappedCheckpoint
 
-_KEYS = ("quantization_config", "compression_config")
+_KEYS = ("quantization_config", "compression_config", "quantization")  # the last is MLX's
 
 
 def is_packed(config: dict[str, Any]) -> bool:
@@ -61,7 +61,7 @@ class PackedCheckpoint(Checkpoint):
             name = owners.get(stored_name)
             if name is None:
                 self.tensors[stored_name] = info
-            elif name in self._stored.tensors:
+            elif name in self._stored.tensors and name not in owners:
                 raise CheckpointError(f"{name} is there twice, packed and plain", where=self.folder, found=stored_name,
                                       hint="Download the checkpoint again.")
             elif name not in self.tensors:

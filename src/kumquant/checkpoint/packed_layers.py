@@ -8,9 +8,12 @@ differ in how the codes lie in 32-bit words and in what is stored for a zero poi
     AWQ "gemm"          qweight (K, N/8) *     qzeros (G, N/8) *          scales (G, N)
     compressed-tensors  weight_packed (N, K/8) weight_zero_point (N/8, G) weight_scale (N, G)
 
+    MLX                 weight (N, K/8)        biases (N, G), floats      scales (N, G)
+
 (the words for 4 bits; the first code lies in the lowest bits, * in the slots 0 4 1 5 2 6 3 7). N outputs, K inputs,
 G groups. compressed-tensors adds 8 to signed codes and zeros; symmetric layers there have no zeros: code 8 is 0.
-Sources: AutoGPTQ qlinear_cuda.py, AutoAWQ packing_utils.py, compressed_tensors pack_quantized.
+MLX says value = code * scale + bias.
+Sources: AutoGPTQ qlinear_cuda.py, AutoAWQ packing_utils.py, compressed_tensors pack_quantized, mlx.core.quantize.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class PackedLayer(ABC):
     method: ClassVar[str]  # what the layout is called
     suffixes: ClassVar[Mapping[str, str]]  # part -> the tensor's suffix
     optional: ClassVar[frozenset[str]] = frozenset({"zeros", "order", "shape"})
+    marker: ClassVar[str] = "codes"  # the part by which a packed layer is found
 
     @property
     @abstractmethod
@@ -308,6 +312,60 @@ class CompressedTensorsLayer(PackedLayer):
         zeros = (-(-self.shape[0] * self.bits // WORD_BITS), self.num_groups)
         if self.has("zeros") and self.info("zeros").shape != zeros:
             raise self._contradiction("zeros", str(list(zeros)))
+
+
+class MlxLayer(PackedLayer):
+    """MLX's affine quantization. Embeddings are packed too."""
+
+    method: ClassVar[str] = "MLX"
+    suffixes: ClassVar[Mapping[str, str]] = {"codes": ".weight", "scales": ".scales", "biases": ".biases"}
+    marker: ClassVar[str] = "scales"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        outputs, words = self.info("codes").shape
+        return outputs, words * WORD_BITS // self.bits
+
+    @cached_property
+    def is_centered(self) -> bool:
+        """Whether bias = -scale * middle code everywhere, so that the middle code is 0."""
+        if self.trust_config:
+            return False
+        middle = np.float32(1 << (self.bits - 1))
+        return np.array_equal(self._biases(), -middle * self._floats().astype(np.float32))
+
+    def read_codes(self, begin: int, end: int) -> np.ndarray:
+        return _unpack(self.words("codes")[begin:end], self.bits)
+
+    def read_zeros(self, begin: int, end: int) -> np.ndarray:
+        """0: what stands for zero points are ``biases``."""
+        return np.zeros((end - begin, self.num_groups), np.uint8)
+
+    def read_scales(self, begin: int, end: int) -> np.ndarray:
+        return self._floats()[begin:end]
+
+    def dequantize(self, begin: int, end: int) -> np.ndarray:
+        values = super().dequantize(begin, end).reshape(end - begin, self.num_groups, -1)
+        values += self._biases()[begin:end, :, None]
+        return values.reshape(end - begin, -1)
+
+    def _biases(self) -> np.ndarray:
+        return self.checkpoint.read(self.info("biases").name).astype(np.float32)
+
+    @property
+    def _scale_shape(self) -> tuple[int, int]:
+        shape = self.info("scales").shape
+        if len(shape) != 2:
+            raise self._contradiction("scales", "a matrix (outputs, groups)")
+        return shape[0], shape[1]
+
+    def check(self) -> None:
+        super().check()
+        biases = self.info("biases")
+        if biases.shape != self._scale_shape or biases.dtype not in ("float16", "bfloat16", "float32"):
+            raise self._contradiction("biases", f"floats {list(self._scale_shape)}")
+        if self.shape[1] % self.inputs_per_group:
+            raise self._contradiction("codes", "whole groups")
 
 
 def _shifts(bits: int) -> np.ndarray:

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..errors import CheckpointError, UnsupportedError
 from .folder import CONFIG_NAME
-from .packed_layers import AwqLayer, CompressedTensorsLayer, Gptq2Layer, GptqLayer, PackedLayer
+from .packed_layers import AwqLayer, CompressedTensorsLayer, Gptq2Layer, GptqLayer, MlxLayer, PackedLayer
 from .tensors import MappedCheckpoint
 
 TAKEN_IN = ("gptq", "auto-round (packed as auto_gptq or auto_awq)", "awq (gemm)",
-            "compressed-tensors (pack-quantized)")
+            "compressed-tensors (pack-quantized)", "MLX (affine)")
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,15 @@ class PackedFormat:
         """Read the object. Raises UnsupportedError for other methods and variants, CheckpointError for nonsense."""
         keys = _Keys(config, f"{where}: quantization_config")
         method = str(keys.values.get("quant_method", "")).lower().replace("_", "-").removeprefix("intel/")
+        if not method and {"group_size", "bits"} <= keys.values.keys():
+            method = "mlx"  # which says nothing
         if method not in _METHODS:
             raise keys.unsupported("quant_method", TAKEN_IN)
         return _METHODS[method](keys)
 
     def layers(self, stored: MappedCheckpoint, trust_config: bool) -> list[PackedLayer]:
         """Every packed layer of ``stored``, checked."""
-        suffix = self.layer_type.suffixes["codes"]
+        suffix = self.layer_type.suffixes[self.layer_type.marker]
         stems = [name.removesuffix(suffix) for name in stored.tensors if name.endswith(suffix)]
         if not stems:
             raise CheckpointError("config.json says that the weights are quantized, but no layer is packed",
@@ -135,4 +137,11 @@ def _compressed_tensors(keys: _Keys) -> PackedFormat:
                         weights.values.get("symmetric", True) is True)
 
 
-_METHODS = {"gptq": _gptq, "auto-round": _auto_round, "awq": _awq, "compressed-tensors": _compressed_tensors}
+def _mlx(keys: _Keys) -> PackedFormat:
+    keys.require("mode", None, "affine")
+    overrides = {name: values for name, values in keys.values.items() if isinstance(values, dict)}
+    return PackedFormat(MlxLayer, keys.bits("bits"), keys.group_size("group_size"), True, overrides)
+
+
+_METHODS = {"gptq": _gptq, "auto-round": _auto_round, "awq": _awq, "compressed-tensors": _compressed_tensors,
+            "mlx": _mlx}
