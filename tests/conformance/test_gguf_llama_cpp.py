@@ -21,7 +21,12 @@ from kumquant.tokenizer import tokenizer_files_from_gguf
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="skipped: llama-cpp-python is not installed")
 
-WORDS = ["hello", "world", "naïve", "Straße", "мир", "こんにちは", "世界", "안녕", "مرحبا", "नमस्ते", "🙂", "👩\u200d👧", "1", "22", "333", "12345", "don't", "I'M", "a+b==c", "foo_bar", "HTTPServer", "<end>", "<tool>", "…", "---", "½", '"', "'", "(", ")", "[", "]"]
+WORDS = [
+    "hello", "world", "na\xefve", "Stra\xdfe", "\u043c\u0438\u0440", "\u3053\u3093\u306b", "\u4e16\u754c",
+    "\uc548\ub155", "\u0645\u0631\u062d", "\u0928\u092e\u0938\u094d\u0924\u0947", "\U0001f642",
+    "\U0001f469\u200d\U0001f467", "1", "22", "333", "12345", "don't", "I'M", "a+b==c", "foo_bar", "HTTPServer",
+    "<end>", "<tool>", "\u2026", "---", "\xbd", '"', "'", "(", ")",
+]
 SPACES = (" ", "  ", "\n", "\n\n", "\t", " \n", "\r\n", "    ", "\u00a0", "\u3000", "")
 
 
