@@ -9,9 +9,11 @@ import pytest
 from checkpoints_for_tests import tiny_llama
 from hub_for_tests import COMMIT, Hub, serving
 
+from kumquant.cli import main
 from kumquant.convert import convert
 from kumquant.errors import CheckpointError, RequestError
 from kumquant.hub import download, local_folder
+from kumquant.models import TensorCache
 
 WEIGHTS = bytes(range(256)) * 4096
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b'{"a": 1}', "README.md": b"read me",
@@ -220,3 +222,23 @@ def test_convert_takes_a_name(hub, tmp_path):
     convert(folder, tmp_path / "from-folder", "q4f16_1")
     for path in (tmp_path / "from-folder").iterdir():
         assert (tmp_path / "from-hub" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_command_line(hub, tmp_path, capsys):
+    """download prints the folder; every verb that takes a folder takes the name."""
+    convert(tiny_llama(tmp_path / "tiny"), tmp_path / "cache", "q4f16_1")
+    served = hub({path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()})
+    assert main(["verify", "org/model", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("ok: 1 shard")
+    assert main(["inspect", "org/model", "--summary", "--quiet"]) == 0
+    assert main(["evaluate", "org/model", str(tmp_path / "none.txt"), "--quiet"]) == 2
+    assert "none.txt" in capsys.readouterr().err
+    assert main(["download", "org/model", "--json", "--quiet"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["name"] == "org/model" and Path(document["folder"], "tensor-cache.json").is_file()
+    assert served.fetched("params_shard_0.bin") == 1
+    assert TensorCache.open("org/model").verify().shards == 1
+    served.status = 404
+    assert main(["chat", "org/unknown", "--quiet"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("kumquant: error: org/unknown: ")
