@@ -3,8 +3,8 @@
     python tests/conformance/make_reference_minilm.py MINILM            write the file
     python tests/conformance/make_reference_minilm.py MINILM --check    compare with the stored file instead
 
-MINILM: the folder that ../shared/real/make_minilm.py makes. Needs torch, transformers and tokenizers (2.13.0, 5.23.0 and
-0.22.1 made the stored file). float32 arithmetic, eager attention, CPU, one sentence at a time, no padding.
+MINILM: the folder that ../shared/real/make_minilm.py makes. Needs torch, transformers and tokenizers (2.13.0, 5.23.0
+and 0.23.3 made the stored file). float32 arithmetic, eager attention, CPU, one sentence at a time, no padding.
 
 vectors: float32 (25, 384), mean over the tokens, unit length, of the sentences of ../shared/real/minilm_reference.npz.
 states: the hidden states of the first one, float32 (tokens, 384).

@@ -13,6 +13,7 @@ import pytest
 
 from kumquant import LLM, TensorCache, convert
 
+REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[2].parent / "shared" / "real"
 SOURCE = Path(os.environ.get("KUMQUANT_MINILM", "/tmp/kq-models/minilm"))
 pytestmark = [
@@ -20,8 +21,9 @@ pytestmark = [
     pytest.mark.skipif(not (SOURCE / "model.safetensors").is_file(),
                        reason="skipped: KUMQUANT_MINILM names no folder made by ../shared/real/make_minilm.py"),
 ]
-# Of the vectors' cosines with the float32 ones, the least and the mean; docs/embeddings.md has the measured values.
-FLOORS = {"q4f16_1": (0.88, 0.94), "q4f32_1": (0.88, 0.94)}
+# Of the vectors' cosines with the float32 ones, the least and the mean: stock rounding (--compat) on the 25 sentences,
+# some of them odd (empty, three scripts, 256 tokens of one list). docs/embeddings.md has the measured values.
+FLOORS = {"q4f16_1": (0.85, 0.94), "q4f32_1": (0.85, 0.94)}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,16 @@ def test_vectors_are_those_of_sentence_transformers(folder, reference):
     assert np.abs(vectors - reference["embeddings"]).max() <= 3e-3  # the weights are stored as bfloat16
     assert (vectors * reference["embeddings"]).sum(axis=1).min() >= 0.9999
     assert np.abs((vectors[0:20:2] * vectors[1:20:2]).sum(axis=1) - reference["pair_cosine"]).max() <= 3e-3
+
+
+def test_vectors_are_those_of_transformers_on_the_same_weights(folder, reference):
+    """reference/minilm_bfloat16.npz (make_reference_minilm.py) has the weights rounded as the cache stores them."""
+    stored = np.load(REFERENCE / "minilm_bfloat16.npz")
+    sentences = [str(sentence) for sentence in reference["sentences"]]
+    with LLM(folder / "q0f32") as llm:
+        assert np.abs(llm.embed(sentences) - stored["vectors"]).max() <= 1e-5
+        states = llm.hidden_states(llm.embedder.encode(sentences[0]))
+    assert np.abs(states - stored["states"]).max() <= 1e-5
 
 
 @pytest.mark.parametrize("mode", FLOORS)
