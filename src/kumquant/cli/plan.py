@@ -54,7 +54,14 @@ def _row(mode: ModePlan, report: PlanReport) -> list[str]:
         return [mode.quantization, "stopped", "", "", "", ""]
     return [mode.quantization, format_bytes(mode.cache_bytes), f"{mode.bits_per_parameter:.4f}",
             format_bytes(mode.peak_memory_bytes), f"{mode.seconds:.1f} s",
-            f"{mode.lossy_bytes / report.source_bytes:.0%}" if report.source_bytes else "0%"]
+            _share(mode.lossy_bytes, report.source_bytes)]
+
+
+def _share(part: int, whole: int) -> str:
+    """A percentage that says 0 and 100 only where they are exact."""
+    if part in (0, whole):
+        return "100%" if part else "0%"
+    return f"{min(99, max(1, round(100 * part / whole)))}%"
 
 
 def _print_routes(mode: ModePlan) -> None:
