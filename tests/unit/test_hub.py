@@ -224,6 +224,18 @@ def test_convert_takes_a_name(hub, tmp_path):
         assert (tmp_path / "from-hub" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("behavior", [
+    {"cut_after": {"model.safetensors": 10}}, {"lies": {"model.safetensors": 10}}, {"status": 500},
+    {"swapped": {"config.json": b"[]"}}, {"elsewhere": "http://127.0.0.1:9"},
+])
+def test_a_conversion_that_gets_no_source_writes_nothing(hub, tmp_path, behavior):
+    folder = tiny_llama(tmp_path / "tiny")
+    hub({path.name: path.read_bytes() for path in folder.iterdir()}, **behavior)
+    with pytest.raises(CheckpointError, match="org/model"):
+        convert("org/model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_line(hub, tmp_path, capsys):
     """download prints the folder; every verb that takes a folder takes the name."""
     convert(tiny_llama(tmp_path / "tiny"), tmp_path / "cache", "q4f16_1")

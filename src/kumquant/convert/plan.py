@@ -24,7 +24,7 @@ PROGRAM_BYTES = 64 << 20
 BYTES_PER_THREAD = 24 << 20
 # Reading, casting, md5 and writing; a middling disk. Stated, not measured: the disk may be anywhere.
 STREAM_BYTES_PER_S = 1.0e9
-# Unpacking weights that others quantized, a thread; measured for GPTQ on a Zen 5 core (400 million).
+# Unpacking weights that others quantized, a thread; measured for GPTQ on a Zen 4 core (400 million).
 UNPACKED_VALUES_PER_S = 0.3e9
 _PROBE_SHAPE = (256, 2048)
 
