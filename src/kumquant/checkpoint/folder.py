@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, UnsupportedError
+from ..errors import CheckpointError
 from ..json_files import read_json_object
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -16,22 +15,18 @@ SINGLE_NAME = "model.safetensors"
 WEIGHT_NAMES = ((INDEX_NAME, SINGLE_NAME), ("pytorch_model.bin.index.json", "pytorch_model.bin"))
 CONFIG_NAME = "config.json"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
 
 def require_folder(source: str | Path) -> Path:
-    """``source`` as a folder. Raises UnsupportedError for what looks like a hub id, else CheckpointError."""
+    """``source`` as a folder. Raises CheckpointError if it is none."""
     folder = Path(source)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise CheckpointError("is a file", where=source, expected="a folder with config.json and the weights",
                               hint="Pass the checkpoint's folder.")
-    if _HUB_ID.fullmatch(str(source)):
-        raise UnsupportedError("there is no such folder, and hub ids are not supported yet", where=source,
-                               hint="Download the model and pass its folder.")
     raise CheckpointError("no such folder", where=source,
-                          hint="Pass a folder that holds config.json and the weights.")
+                          hint="Pass a folder that holds config.json and the weights, a GGUF file, or a name on the "
+                               "hub (org/model).")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def open_checkpoint(source: str | Path, *, lora: Sequence[str | Path] = (), head
 
     lora: folders of adapters to merge. headers_only: read nothing of the source but headers and configs, so that files
     without their data will do; what the config says about packed layers is then not checked. Raises CheckpointError
-    (missing, damaged, contradictory), UnsupportedError (a hub id, a method of quantization that cannot be taken in).
+    (missing, damaged, contradictory), UnsupportedError (a method of quantization that cannot be taken in).
     """
     checkpoint = open_gguf(source) if is_gguf(source) else _open_folder(source, headers_only)
     return AdaptedCheckpoint(checkpoint, [open_adapter(folder) for folder in lora]) if lora else checkpoint
