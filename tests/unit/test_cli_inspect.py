@@ -21,7 +21,7 @@ def test_the_seeds_manifest_alone_is_enough(capsys):
     assert captured.err == ""
     assert lines[:14] == [
         f"manifest          {SEED}",
-        "family            llama or mistral",
+        "family            llama or mistral or ministral3 or granite or smollm3",
         "quantization      q4f32_1",
         "dimensions        layers 6, hidden 768, FFN 3,072, vocabulary 32,128, head of its own",
         "heads             24 query, 8 key/value, of 32 (inferred)",
@@ -61,9 +61,10 @@ def cache(tmp_path):
 
 def test_a_config_that_cannot_be_used_is_a_warning(capsys, cache):
     (cache / "config.json").write_text('{"model_type": "mamba"}')
+    (cache / "mlc-chat-config.json").unlink()
     assert main(["inspect", str(cache), "--summary"]) == 0
     captured = capsys.readouterr()
-    assert "family            llama or mistral\n" in captured.out, "read off the names instead"
+    assert "family            llama or mistral or ministral3 or granite or smollm3\n" in captured.out, "read off the names"
     assert captured.err.startswith("warning: ") and "'mamba'" in captured.err
 
 
