@@ -91,8 +91,8 @@ class MappedCheckpoint(Checkpoint):
 def open_files(source: str | Path) -> MappedCheckpoint:
     """The tensors in a folder as they are stored: one safetensors or torch file, or several with an index.
 
-    Reads headers only. Raises CheckpointError (missing, damaged, contradictory), UnsupportedError (a torch file that holds
-    more than tensors).
+    Reads headers only. Raises CheckpointError (missing, damaged, contradictory), UnsupportedError (a torch file that
+    holds more than tensors).
     """
     folder = require_folder(source)
     config = read_config(folder)
