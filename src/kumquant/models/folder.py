@@ -114,8 +114,6 @@ def _from_chat_config(chat_config: dict[str, Any], where: str,
         needed["rope_theta"] = '"position_embedding_base" or "rope_theta"'
     if family.window == "all layers":
         needed["sliding_window"] = '"sliding_window_size"'
-    if family.learned_positions:
-        del needed["rope_theta"]
     needed |= {key: f'"{key}"' for key in family.not_in_chat_config}
     for key, spelling in needed.items():
         if key not in config_json:
