@@ -7,6 +7,8 @@
 //
 // A page keeps keys as [16-token lane][dimension][16 tokens] (scores need no horizontal sums) and values as [token][dimension].
 #pragma once
+#include <type_traits>
+
 #include "kernels/kernels.h"
 #include "kernels/matmul.h"
 #include "kernels/simd.h"
@@ -183,29 +185,39 @@ static void attend(const KvHead& kv, const float* q, size_t q_stride, const int*
     attend_s<Number::f16>(kv, q, q_stride, first, last, rows, cap, y, y_offsets, scratch);
 }
 
-static inline void store_kv(uint8_t* p, F16 x, int n, Number number) {
-  float t[16];
-  uint16_t h[16];
-  if (number == Number::f32) {
-    store(t, x);
-    __builtin_memcpy(p, t, 4 * n);
-  } else {  // saturate: an infinite key would turn every weight into NaN
-    store_f16(h, min(max(x, set1(-65504.0f)), set1(65504.0f)));
-    __builtin_memcpy(p, h, 2 * n);
+// Saturates: an infinite key would turn every weight into NaN.
+static inline void to_f16(uint16_t* h, F16 x) { store_f16(h, min(max(x, set1(-65504.0f)), set1(65504.0f))); }
+
+template <Number S>
+static inline void write_kv_s(const KvHead& kv, int token, const float* key, const float* value) {
+  using T = std::conditional_t<S == Number::f32, float, uint16_t>;
+  T* k = (T*)key_lane(kv, token) + token % kLaneTokens;
+  T* v = (T*)value_row(kv, token);
+  for (int d = 0; d < kv.head_dim; d += 16) {
+    const int n = min_int(16, kv.head_dim - d);
+    T keys[16], values[16];
+    if constexpr (S == Number::f32) {
+      store(keys, load_n(key + d, n));
+      store(values, load_n(value + d, n));
+    } else {
+      to_f16(keys, load_n(key + d, n));
+      to_f16(values, load_n(value + d, n));
+    }
+    if (n == 16) {
+      __builtin_memcpy(v + d, values, sizeof values);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) k[(size_t)(d + i) * kLaneTokens] = keys[i];
+    } else {
+      for (int i = 0; i < n; i++) v[d + i] = values[i], k[(size_t)(d + i) * kLaneTokens] = keys[i];
+    }
   }
 }
 
 static void write_kv(const KvHead& kv, int token, const float* key, const float* value) {
-  const size_t size = size_of(kv.number);
-  uint8_t* k = (uint8_t*)key_lane(kv, token) + (size_t)(token % kLaneTokens) * size;
-  uint8_t* v = (uint8_t*)value_row(kv, token);
-  for (int d = 0; d < kv.head_dim; d += 16) {
-    int n = min_int(16, kv.head_dim - d);
-    store_kv(v + d * size, load_n(value + d, n), n, kv.number);
-    uint8_t t[64];
-    store_kv(t, load_n(key + d, n), n, kv.number);
-    for (int i = 0; i < n; i++) __builtin_memcpy(k + (size_t)(d + i) * kLaneTokens * size, t + i * size, size);
-  }
+  if (kv.number == Number::f32)
+    write_kv_s<Number::f32>(kv, token, key, value);
+  else
+    write_kv_s<Number::f16>(kv, token, key, value);
 }
 }  // namespace KQ_ISA
 }  // namespace kq

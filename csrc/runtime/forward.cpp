@@ -144,6 +144,7 @@ void Model::attend(int thread, StepState& s, int layer, const Task& task, bool r
   int first[kMaxShare], last[kMaxShare];
   size_t offsets[kMaxShare];
   const int window = spec_.sliding_window[layer];
+  const float scale = spec_.attention_scale;
   const int base = s.first_column[task.input] + task.first;
   const StepInput& in = s.inputs[task.input];
   for (int i = 0; i < task.count; i++) {
@@ -152,7 +153,7 @@ void Model::attend(int thread, StepState& s, int layer, const Task& task, bool r
     for (int g = 0; g < share; g++) {
       const int r = i * share + g, head = task.kv_head * share + g;
       const float* source = s.qkv + (size_t)column * spec_.qkv_size() + (size_t)head * dim;
-      for (int d = 0; d < dim; d++) q[(size_t)r * dim + d] = source[d] * spec_.attention_scale;
+      for (int d = 0; d < dim; d++) q[(size_t)r * dim + d] = source[d] * scale;
       first[r] = window > 0 ? std::max(0, position - window + 1) : 0;
       last[r] = spec_.causal ? position : in.sequence->length + in.count - 1;
       offsets[r] = (size_t)column * spec_.q_size() + (size_t)head * dim;

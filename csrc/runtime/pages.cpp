@@ -5,11 +5,15 @@
 #include <new>
 
 namespace kq {
+namespace {
+// An encoder reads a layer's keys and values within the step that writes them: one layer's room serves all.
+int kept_layers(const DecoderSpec& spec) { return spec.causal ? spec.num_layers : 1; }
+}  // namespace
 
 PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number) : num_pages_(num_pages), number_(number) {
   key_bytes_ = (size_t)kPageTokens * spec.head_dim * size_of(number);
   value_bytes_ = (size_t)kPageTokens * spec.padded_head_dim() * size_of(number);
-  page_bytes_ = (key_bytes_ + value_bytes_) * spec.num_kv_heads * spec.num_layers;
+  page_bytes_ = (key_bytes_ + value_bytes_) * spec.num_kv_heads * kept_layers(spec);
   page_bytes_ = (page_bytes_ + 63) / 64 * 64;
   size_ = page_bytes_ * (size_t)num_pages + 4096;
   // Pages become resident when first written; zeroed memory keeps unseen values finite (their weight is 0).
@@ -21,7 +25,7 @@ PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number) : num_
 PagePool::~PagePool() { munmap(base_, size_); }
 
 KvHead PagePool::head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const {
-  const size_t at = ((size_t)layer * spec.num_kv_heads + kv_head) * (key_bytes_ + value_bytes_);
+  const size_t at = ((size_t)(layer % kept_layers(spec)) * spec.num_kv_heads + kv_head) * (key_bytes_ + value_bytes_);
   return {base_, page_bytes_, pages, at, at + key_bytes_, spec.head_dim, spec.padded_head_dim(), number_};
 }
 }  // namespace kq
