@@ -20,7 +20,8 @@ class Hub:
 
     cut_after: file -> bytes after which the connection is closed, each time. lies: file -> length the server claims.
     swapped: file -> what is sent instead of it. elsewhere: an address that large files are redirected to.
-    status: what the API answers with instead of the model. requests: (method, path, Range, Authorization).
+    is_terse: the API gives names of files alone. status: what the API answers with instead of the model.
+    requests: (method, path, Range, Authorization).
     """
 
     files: dict[str, bytes]
@@ -30,6 +31,7 @@ class Hub:
     lies: dict[str, int] = field(default_factory=dict)
     swapped: dict[str, bytes] = field(default_factory=dict)
     elsewhere: str = ""
+    is_terse: bool = False
     status: int = 0
     error_code: str = ""
     requests: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
@@ -41,7 +43,7 @@ class Hub:
             entry: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
             if name in self.large:
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
-            siblings.append(entry)
+            siblings.append({"rfilename": name} if self.is_terse else entry)
         return {"id": self.repository, "modelId": self.repository, "sha": COMMIT, "siblings": siblings, "tags": [],
                 "downloads": 0, "likes": 0, "private": False, "gated": False}
 

@@ -136,9 +136,10 @@ def test_a_hub_that_lies_about_a_length(hub, tmp_path, lie):
     assert no_weights_left(tmp_path)
 
 
+@pytest.mark.parametrize("is_terse", [False, True])
 @pytest.mark.parametrize(("name", "other"), [("model.safetensors", WEIGHTS[::-1]), ("tokenizer.json", b'{"a": 2}')])
-def test_other_bytes_than_the_hub_describes_are_removed(hub, tmp_path, name, other):
-    hub(swapped={name: other})
+def test_other_bytes_than_the_hub_describes_are_removed(hub, tmp_path, name, other, is_terse):
+    hub(swapped={name: other}, is_terse=is_terse)
     with pytest.raises(CheckpointError, match=r"describes; it was removed; found (sha256|git hash)"):
         download("org/model")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == other]
@@ -190,7 +191,7 @@ def test_without_a_network(hub, monkeypatch, tmp_path):
     folder = download("org/model")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert local_folder("org/model") == folder
+    assert local_folder("org/model") == local_folder("org/model@main") == folder
     with pytest.raises(CheckpointError, match=r"not downloaded yet.*HF_HUB_OFFLINE"):
         local_folder("org/other")
     (folder / "model.safetensors").unlink()

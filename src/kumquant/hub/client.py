@@ -25,15 +25,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import get_hf_file_metadata, repo_folder_name
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from ..errors import CapacityError, CheckpointError, Error, UnsupportedError
-from ..files import translated_os_errors
+from ..files import atomic_write, translated_os_errors
 from ..progress import Progress
 from .choice import CONFIGS, MANIFESTS, Choice, Wanted, choose
 from .names import HubName
 
 _FILES_AT_ONCE = 4
+_SHA256_DIGITS, _SHA1_DIGITS = 64, 40
 _CHUNK = 1 << 20
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -124,14 +126,22 @@ class _Download:
         finally:
             progress.finish()
         if self._out is None:
-            self._remember_revision(paths[0].name)
+            self._remember_revision()
         return paths[0].parent
 
-    def _remember_revision(self, file: str) -> None:
-        """Let the cache know which commit the revision is, so that it is found again without a network."""
-        with _translated(self._name, file):
-            hf_hub_download(self._name.repository, file, revision=self._name.revision, cache_dir=_cache_folder(),
-                            endpoint=_endpoint(), tqdm_class=_Silent)
+    def _remember_revision(self) -> None:
+        """Note in the cache which commit the revision is, so that it is found again without a network.
+
+        As huggingface_hub does where it is asked for a branch instead of a commit: refs/<revision> holds the hash.
+        """
+        revision = self._name.revision or constants.DEFAULT_REVISION
+        folder = repo_folder_name(repo_id=self._name.repository, repo_type="model")
+        path = Path(_cache_folder()) / folder / "refs" / revision
+        if revision == self._commit or (path.is_file() and path.read_text() == self._commit):
+            return
+        with translated_os_errors("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, self._commit)
 
     def one(self, name: str, watch: _Watch | None = None) -> Path:
         """Fetch one file, unless it is there; returns its path."""
@@ -141,14 +151,14 @@ class _Download:
                 self._name.repository, name, revision=self._commit, cache_dir=_cache_folder(),
                 local_dir=self._out, endpoint=_endpoint(), tqdm_class=watch.bar(name) if watch else _Silent))
             if _identity(path) != before:
-                self._check(path, self._files[name])
+                self._check(path, self._known(name))
         return path
 
     def header(self, name: str) -> None:
         """Make a file of the true length that holds a safetensors header and nothing else."""
         with _translated(self._name, name):
             length = int.from_bytes(self._range(name, 0, 8), "little")
-            nbytes = self._files[name].nbytes
+            nbytes = self._known(name).nbytes
             if nbytes is None or not 2 <= length <= min(nbytes - 8, MAX_HEADER_BYTES):
                 raise CheckpointError("the header's length is impossible", where=f"{self._name}: {name}", found=length,
                                       hint="Is it a safetensors file?")
@@ -183,6 +193,17 @@ class _Download:
         except ValueError as error:
             raise CheckpointError(f"not JSON ({error})", where=f"{self._name}: {name}") from error
         return value if isinstance(value, dict) else {}
+
+    def _known(self, name: str) -> _Remote:
+        """The file as the listing describes it; where that says nothing, as the file's own headers do."""
+        remote = self._files[name]
+        if remote.nbytes is not None and (remote.sha256 or remote.git_sha1):
+            return remote
+        url = hf_hub_url(self._name.repository, name, revision=self._commit, endpoint=_endpoint())
+        metadata = get_hf_file_metadata(url)
+        etag = metadata.etag or ""
+        return _Remote(name, metadata.size, etag if len(etag) == _SHA256_DIGITS else None,
+                       etag if len(etag) == _SHA1_DIGITS else None)
 
     def _local(self, name: str) -> Path | None:
         """Where the file is already, None if it is not."""
