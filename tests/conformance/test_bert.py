@@ -81,6 +81,19 @@ def test_the_training_models_checkpoint_gives_the_same_cache(model, caches, tmp_
     assert all(np.array_equal(plain[name], prefixed[name]) for name in plain)
 
 
+def test_bge_counts_neither_pooler_nor_position_ids(caches, tmp_path):
+    """Never inferred; the same tensors, another BitsPerParam (the format's 5.4)."""
+    report = convert(checkpoint(tmp_path / "source", "bert"), tmp_path / "cache", "q4f32_1", model_type="bert-bge")
+    plain, bge = TensorCache.open(caches["bert", "q4f32_1"]), TensorCache.open(tmp_path / "cache")
+    assert report.model_type == "bert-bge" and bge.family.model_type in ("bert", "bert-bge")
+    assert {name: array.tobytes() for name, array in plain.items()} == {
+        name: array.tobytes() for name, array in bge.items()}
+    uncounted = 30 * 30 + 30 + 80
+    assert plain.manifest.num_values - bge.manifest.num_values == uncounted
+    with LLM(tmp_path / "cache") as llm:
+        assert llm.embed([[1, 2, 3]]).shape == (1, 30)
+
+
 def test_a_classifier_is_refused(tmp_path):
     """Its head is part of the answer, unlike those of the training tasks."""
     source = checkpoint(tmp_path / "source", "bert")
