@@ -169,9 +169,13 @@ def test_adapters_of_another_model_and_damaged_ones_are_refused(tmp_path, base, 
     assert not (tmp_path / "out").exists()
 
 
-def test_half_of_a_tied_embedding_is_refused(tmp_path):
+@pytest.mark.parametrize("is_said", [True, False])  # some families tie without a word in config.json
+def test_half_of_a_tied_embedding_is_refused(tmp_path, is_said):
     config = {**TINY_LLAMA, "tie_word_embeddings": True}
-    write_checkpoint(tmp_path / "base", random_tensors(llama_shapes(config)), config)
+    tensors = random_tensors(llama_shapes(config))
+    if not is_said:
+        del config["tie_word_embeddings"]
+    write_checkpoint(tmp_path / "base", tensors, config)
     adapter = write_adapter(tmp_path / "lora", {
         f"{PREFIX}model.embed_tokens.lora_embedding_A": np.zeros((4, 101), np.float32),
         f"{PREFIX}model.embed_tokens.lora_embedding_B": np.zeros((48, 4), np.float32)})

@@ -66,7 +66,7 @@ class AdaptedCheckpoint(Checkpoint):
 
     def _refuse_half_of_tied_weights(self, adapter: Adapter) -> None:
         """An adapter sees a tied embedding and its head as two modules; changing the one weight changes both."""
-        if not self.config.get("tie_word_embeddings"):
+        if not self.config.get("tie_word_embeddings") and not self._base.tensors.keys().isdisjoint(_HEADS):
             return
         changed = adapter.deltas.keys() | {name for name, values in adapter.replacements.items()
                                            if not self._is_unchanged(name, values)}

@@ -100,9 +100,9 @@ def _gptq(keys: _Keys) -> PackedFormat:
 
 
 def _auto_round(keys: _Keys) -> PackedFormat:
-    keys.require("packing_format", "auto_round:auto_gptq", "auto_round:auto_awq")
+    keys.require("packing_format", None, "auto_round:auto_gptq", "auto_round:auto_awq")
     keys.require("data_type", None, "int")
-    layer_type = AwqLayer if keys.values["packing_format"] == "auto_round:auto_awq" else GptqLayer
+    layer_type = AwqLayer if keys.values.get("packing_format") == "auto_round:auto_awq" else GptqLayer
     if layer_type is AwqLayer and keys.bits("bits") != 4:
         raise keys.unsupported("bits", ("4",))
     extra = keys.values.get("extra_config") or {}
