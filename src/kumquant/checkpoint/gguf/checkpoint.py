@@ -16,12 +16,14 @@ from ...files import translated_os_errors
 from ...schemes import Scheme
 from ..checkpoint import Checkpoint, CheckpointFile, PackedRows, TensorInfo
 from ..folder import CONFIG_NAME
+from ..rows import covering_rows, cut
 from .families import GgufFamily, family_of
 from .header import GgufHeader, GgufTensor
 from .metadata import Metadata
+from .rope import ROPE_DIVISORS
 from .rows import Q4_0_GROUP, q4_0_codes, values_of
 
-_ROPE_DIVISORS = "rope_freqs.weight"
+_ROPE_TENSORS = frozenset(ROPE_DIVISORS.values())
 _GENERATION_NAME = "generation_config.json"
 
 
@@ -29,13 +31,20 @@ _GENERATION_NAME = "generation_config.json"
 class _Place:
     """Where a tensor is. order: the file's row for each row here, None where they are the same.
 
-    shift: added to every value (the norms that llama.cpp stores with 1 added).
+    shift: added to every value (the norms that llama.cpp stores with 1 added). transposed: the checkpoint has the
+    matrix the other way round.
     """
 
     tensor: GgufTensor
     file: int
     order: np.ndarray | None
     shift: float
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the checkpoint has it."""
+        return self.tensor.shape[::-1] if self.transposed else self.tensor.shape
 
     @property
     def num_rows(self) -> int:
@@ -76,7 +85,7 @@ class GgufCheckpoint(Checkpoint):
             name = family.checkpoint_name(gguf_name)
             if name is not None:
                 self._places[name] = _placed(tensor, file, family, metadata)
-            elif gguf_name != _ROPE_DIVISORS:
+            elif gguf_name not in _ROPE_TENSORS:
                 raise UnsupportedError(f"a {metadata.architecture} model has no place for a tensor", where=paths[file],
                                        found=gguf_name, hint="The cache would lack it.")
         self._fill_tensors()
@@ -88,7 +97,7 @@ class GgufCheckpoint(Checkpoint):
         for name, place in sorted(self._places.items()):
             kind = place.tensor.type
             self.tensors[name] = TensorInfo(
-                name, kind.dtype or kind.name, place.tensor.shape, self._paths[place.file].name, place.tensor.nbytes,
+                name, kind.dtype or kind.name, place.shape, self._paths[place.file].name, place.tensor.nbytes,
                 stored_as="" if kind.is_plain else kind.name, scale_dtype="" if kind.is_plain else "float16")
 
     def _config(self, family: GgufFamily, metadata: Metadata,
@@ -97,12 +106,13 @@ class GgufCheckpoint(Checkpoint):
         if embedding is None:
             raise CheckpointError("the token embedding is missing", where=metadata.where, expected="token_embd.weight",
                                   hint="Is this the GGUF file of a whole language model?")
-        divisors = None
-        if _ROPE_DIVISORS in found:
-            tensor, file = found[_ROPE_DIVISORS]
-            if tensor.type.name != "F32":
-                raise UnsupportedError(f"{_ROPE_DIVISORS} is not F32", where=metadata.where, found=tensor.type.name)
-            divisors = self._bytes(_Place(tensor, file, None, 0.0), 0, tensor.shape[-1]).view("<f4").reshape(-1)
+        divisors = {}
+        for key, name in ROPE_DIVISORS.items():
+            if name in found:
+                tensor, file = found[name]
+                if tensor.type.name != "F32" or len(tensor.shape) != 1:
+                    raise UnsupportedError(f"{name} is no row of F32", where=metadata.where, found=tensor.type.name)
+                divisors[key] = self._bytes(_Place(tensor, file, None, 0.0), 0, tensor.shape[0]).view("<f4").reshape(-1)
         special = {f"{role}_token_id": token for role in ("bos", "eos", "pad")
                    if (token := _token_id(self.metadata, role)) is not None}
         return family.config(metadata, found, embedding[0].shape[0], divisors) | special
@@ -113,16 +123,18 @@ class GgufCheckpoint(Checkpoint):
         if not place.tensor.type.dtype:
             raise UnsupportedError(f"tensor {name} has a type that weights cannot have",
                                    where=self._paths[place.file], found=place.tensor.type.name)
-        first, last = begin * width // place.width, -(-end * width // place.width)
-        values = values_of(self._bytes(place, first, last), place.tensor.type).reshape(-1)
+        if place.transposed:
+            whole = values_of(self._bytes(place, 0, place.num_rows), place.tensor.type).T
+            return (whole if whole.shape[1] == width else whole.reshape(-1, width))[begin:end]
+        first, last = covering_rows(width, begin, end, place.width)
+        values = values_of(self._bytes(place, first, last), place.tensor.type)
         if place.shift:
             values = values.astype(np.float32) + np.float32(place.shift)
-        start = begin * width - first * place.width
-        return values[start : start + (end - begin) * width].reshape(-1, width)
+        return cut(values, first, width, begin, end)
 
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         place = self._places[name]
-        return (place.tensor.type.name == "Q4_0" and scheme.has_groups
+        return (place.tensor.type.name == "Q4_0" and not place.transposed and scheme.has_groups
                 and (scheme.bits, scheme.group_size) == (4, Q4_0_GROUP))
 
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
@@ -170,7 +182,7 @@ def _placed(tensor: GgufTensor, file: int, family: GgufFamily, metadata: Metadat
                                   found=f"{rows} rows", expected=f"a multiple of {2 * num_heads}")
         order = halves_order(rows, num_heads)
     shift = -1.0 if family.norms_plus_one and module.endswith("norm") else 0.0
-    return _Place(tensor, file, order, shift)
+    return _Place(tensor, file, order, shift, module in family.transposed and len(tensor.shape) == 2)
 
 
 def halves_order(rows: int, num_heads: int) -> np.ndarray:

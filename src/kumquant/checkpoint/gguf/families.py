@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,10 @@ class GgufFamily:
 
     top, block: GGUF's name of a module -> Hugging Face's ("blk.3.attn_q.weight" is block "attn_q" in layer 3).
     rotated_heads: modules whose rows llama.cpp keeps in pairs for its rope -> the metadata key of their head count.
-    norms_plus_one: the norms' weights are stored with 1 added. can_export: whether ``export`` writes such files too.
-    bias_keys: config key -> module whose bias it stands for.
+    norms_plus_one: the norms' weights are stored with 1 added. transposed: modules whose matrices Hugging Face has the
+    other way round. can_export: whether ``export`` writes such files too. bias_keys: config key -> module whose bias
+    it stands for. understands: keys of ``_NEUTRAL`` that ``refine`` turns into config keys. refine: the config as this
+    family has it, from the one that all have in common.
     """
 
     model_type: str
@@ -46,8 +48,11 @@ class GgufFamily:
     layers: str = "model.layers"
     rotated_heads: Mapping[str, str] = field(default_factory=dict)
     norms_plus_one: bool = False
+    transposed: frozenset[str] = frozenset()
     can_export: bool = True
     bias_keys: Mapping[str, str] = field(default_factory=dict)
+    understands: frozenset[str] = frozenset()
+    refine: Callable[[Metadata, dict[str, Any]], dict[str, Any]] = lambda metadata, config: config
 
     def module(self, gguf_name: str) -> str | None:
         """The module of a tensor, as ``rotated_heads`` has it; None for one that is not the family's."""
@@ -80,11 +85,11 @@ class GgufFamily:
         return None if module is None else f"{module}.{kind}"
 
     def config(self, metadata: Metadata, names: Collection[str], vocab_size: int,
-               divisors: np.ndarray | None) -> dict[str, Any]:
-        """config.json. names: of the file's tensors. vocab_size: rows of the embedding. divisors: rope_freqs."""
+               divisors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """config.json. names: of the file's tensors. vocab_size: embedding rows. divisors: see ``rope_scaling``."""
         for key, neutral in _NEUTRAL.items():
             value = metadata.values.get(f"{metadata.architecture}.{key}")
-            if value is not None and value not in neutral:
+            if value is not None and value not in neutral and key not in self.understands:
                 raise UnsupportedError(
                     f'the key "{metadata.architecture}.{key}" asks for a computation that is not known here',
                     where=metadata.where, found=repr(value)[:80],
@@ -101,7 +106,7 @@ class GgufFamily:
             "hidden_size": hidden, "intermediate_size": metadata.count("feed_forward_length"),
             "num_hidden_layers": metadata.count("block_count"), "num_attention_heads": heads,
             "num_key_value_heads": metadata.count("attention.head_count_kv", heads), "head_dim": head_dim,
-            "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
+            "rms_norm_eps": metadata.number(_epsilon_key(metadata)),
             "max_position_embeddings": metadata.count("context_length"), "vocab_size": vocab_size,
             "rope_theta": int(theta) if theta == int(theta) else theta,
             "rope_scaling": rope_scaling(metadata, theta, dim, divisors),
@@ -110,13 +115,58 @@ class GgufFamily:
         }
         if dim != head_dim:
             config["partial_rotary_factor"] = dim / head_dim
-        return config
+        return self.refine(metadata, config)
+
+
+def _epsilon_key(metadata: Metadata) -> str:
+    kinds = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
+    return kinds[1] if metadata.has(kinds[1]) and not metadata.has(kinds[0]) else kinds[0]
 
 
 def _key_of(names: Mapping[str, str], value: str) -> str | None:
     return next((key for key, name in names.items() if name == value), None)
 
 
+def _gemma2(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp knows the scale of the largest model's queries by its number of layers."""
+    is_largest = config["num_hidden_layers"] == (46 if metadata.architecture == "gemma2" else 62)
+    scale = config["hidden_size"] // config["num_attention_heads"] if is_largest else config["head_dim"]
+    config |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": scale, "tie_word_embeddings": True,
+               "sliding_window": metadata.count("attention.sliding_window", 4096)}
+    if metadata.architecture == "gemma2":
+        config |= {"attn_logit_softcapping": metadata.number("attn_logit_softcapping", 50.0),
+                   "final_logit_softcapping": metadata.number("final_logit_softcapping", 30.0)}
+    del config["hidden_act"]
+    return config
+
+
+def _gemma3(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+    cap = {"final_logit_softcapping": metadata.number("final_logit_softcapping")} if metadata.has(
+        "final_logit_softcapping") else {}
+    return _gemma2(metadata, config) | cap | {
+        "rope_local_base_freq": metadata.number("rope.freq_base_swa", 10000.0), "sliding_window_pattern": 6,
+        "rope_theta": metadata.number("rope.freq_base", 1e6)}
+
+
+def _phi3(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+    window = metadata.values.get(f"{metadata.architecture}.attention.sliding_window") or None
+    original = metadata.count("rope.scaling.original_context_length", config["max_position_embeddings"])
+    return config | {"sliding_window": window, "original_max_position_embeddings": original}
+
+
+def _gpt2(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+    return {"architectures": config["architectures"], "model_type": "gpt2", "activation_function": "gelu_new",
+            "n_embd": config["hidden_size"], "n_layer": config["num_hidden_layers"],
+            "n_head": config["num_attention_heads"], "n_inner": config["intermediate_size"],
+            "n_positions": config["max_position_embeddings"], "layer_norm_epsilon": config["rms_norm_eps"],
+            "vocab_size": config["vocab_size"], "tie_word_embeddings": True, "torch_dtype": config["torch_dtype"]}
+
+
+_GEMMA_BLOCK = {**_LLAMA_BLOCK, "post_attention_norm": "post_attention_layernorm",
+                "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+_GEMMA_KEYS = frozenset(("attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"))
+_GPT2_BLOCK = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
+               "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
 _QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 # llama.cpp's architecture -> family. Mistral's models call themselves "llama" there.
@@ -129,6 +179,20 @@ FAMILIES: dict[str, GgufFamily] = {
     "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM"),
     "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM", block={**_LLAMA_BLOCK, **_QK_NORMS},
                         bias_keys={"attention_bias": "attn_q"}),
+    "gemma2": GgufFamily("gemma2", "Gemma2ForCausalLM", block=_GEMMA_BLOCK, norms_plus_one=True, can_export=False,
+                         understands=_GEMMA_KEYS, refine=_gemma2),
+    "gemma3": GgufFamily("gemma3_text", "Gemma3ForCausalLM", block={**_GEMMA_BLOCK, **_QK_NORMS}, norms_plus_one=True,
+                         can_export=False, understands=_GEMMA_KEYS, refine=_gemma3),
+    "phi3": GgufFamily(
+        "phi3", "Phi3ForCausalLM", can_export=False, refine=_phi3, understands=frozenset(("attention.sliding_window",)),
+        block={"attn_norm": "input_layernorm", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
+               "ffn_norm": "post_attention_layernorm", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"},
+    ),
+    "gpt2": GgufFamily(
+        "gpt2", "GPT2LMHeadModel", block=_GPT2_BLOCK, layers="h", can_export=False, refine=_gpt2,
+        top={"token_embd": "wte", "position_embd": "wpe", "output_norm": "ln_f"},
+        transposed=frozenset(("attn_qkv", "attn_output", "ffn_up", "ffn_down")),
+    ),
 }
 
 

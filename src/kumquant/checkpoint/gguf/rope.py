@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ...errors import UnsupportedError
+from ...errors import CheckpointError, UnsupportedError
 from .metadata import Metadata, shortest
+
+# Tensors that divide the frequencies: one for every length, or one below the original length and one beyond.
+ROPE_DIVISORS = {"all": "rope_freqs.weight", "short": "rope_factors_short.weight", "long": "rope_factors_long.weight"}
 
 # What every Llama 3.x has; llama.cpp's converter writes only the divisors that follow from them.
 _LOW_FREQ_FACTOR, _HIGH_FREQ_FACTOR = 1.0, 4.0
@@ -16,15 +20,21 @@ _ORIGINAL_LENGTHS = (8192, 4096, 2048, 16384, 32768)
 _YARN_KEYS = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 
 
-def rope_scaling(metadata: Metadata, theta: float, dim: int, divisors: np.ndarray | None) -> dict[str, Any] | None:
+def rope_scaling(metadata: Metadata, theta: float, dim: int,
+                 divisors: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """"rope_scaling" of config.json, None for plain positions.
 
-    theta, dim: base and rotated dimensions of a head. divisors: of the frequencies, float32 (dim / 2,), where the
-    file has the tensor "rope_freqs.weight". They are Llama 3's if Llama 3's formula gives the same; others are
-    carried as they are. Raises UnsupportedError for another type of scaling.
+    theta, dim: base and rotated dimensions of a head. divisors: of the frequencies, float32 (dim / 2,), by the keys of
+    ``ROPE_DIVISORS``. Those for all lengths are Llama 3's if its formula gives the same; others are carried as they
+    are. Raises UnsupportedError for another type of scaling.
     """
-    if divisors is not None:
-        return _llama3(theta, dim, divisors) or _carried(metadata, divisors)
+    if any(len(row) != dim // 2 for row in divisors.values()):
+        raise CheckpointError("the divisors of the rope's frequencies do not fit its dimensions", where=metadata.where,
+                              found=[len(row) for row in divisors.values()], expected=dim // 2)
+    if "all" in divisors:
+        return _llama3(theta, dim, divisors["all"]) or _carried(metadata, divisors["all"], divisors["all"])
+    if {"short", "long"} <= divisors.keys():
+        return _carried(metadata, divisors["short"], divisors["long"])
     kind = metadata.values.get(f"{metadata.architecture}.rope.scaling.type", "none")
     if kind == "none":
         return None
@@ -59,8 +69,10 @@ def _llama3(theta: float, dim: int, divisors: np.ndarray) -> dict[str, Any] | No
     return None
 
 
-def _carried(metadata: Metadata, divisors: np.ndarray) -> dict[str, Any]:
-    """Divisors that no formula explains: LongRoPE with the same ones at every length."""
-    given = [float(divisor) for divisor in divisors]
-    return {"rope_type": "longrope", "short_factor": given, "long_factor": given, "attention_factor": 1.0,
-            "original_max_position_embeddings": metadata.count("context_length")}
+def _carried(metadata: Metadata, short: np.ndarray, long: np.ndarray) -> dict[str, Any]:
+    """LongRoPE; also for divisors that no formula explains, with the same ones at every length."""
+    return {"rope_type": "longrope", "short_factor": [float(divisor) for divisor in short],
+            "long_factor": [float(divisor) for divisor in long],
+            "attention_factor": metadata.number("rope.scaling.attn_factor", 1.0),
+            "original_max_position_embeddings": metadata.count("rope.scaling.original_context_length",
+                                                               metadata.count("context_length"))}
