@@ -117,16 +117,23 @@ def _model_config(family: Family, config: ModelConfig, sizes: Mapping[str, int])
     theta = _theta_as_written(config)
     values: dict[str, Any] = {
         "hidden_act": config.source.get("hidden_act", config.hidden_act), "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size, "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": config.source.get("intermediate_size", config.intermediate_size),
+        "num_attention_heads": config.num_attention_heads,
         "num_hidden_layers": config.num_hidden_layers, "num_key_value_heads": config.num_key_value_heads,
         "rms_norm_eps": config.rms_norm_eps, "vocab_size": config.vocab_size, "head_dim": config.head_dim,
         "tie_word_embeddings": config.tie_word_embeddings, "attention_bias": config.qkv_bias,
-        "position_embedding_base": theta, "rope_theta": theta, "rope_scaling": _rope_scaling(config),
+        "position_embedding_base": theta, "rope_theta": theta, "rope_scaling": _rope_scaling(family, config),
+        "rope_local_base_freq": config.local_rope.theta if config.local_rope else None,
         **sizes, "tensor_parallel_shards": 1, "pipeline_parallel_stages": 1,
         "max_batch_size": _MAX_BATCH_SIZE,
         "disaggregation": False, "dtype": config.source.get("dtype") or "float32", "weight_block_size": None,
     }
-    return {key: values[key] if key in values else config.keys.values.get(key) for key in family.format_config}
+    text, own = ({key: values[key] if key in values else config.keys.values.get(key) for key in keys}
+                 for keys in (family.format_text_config, family.format_config))
+    if not text:
+        return own
+    text["sliding_window_size"] = max(config.sliding_window)  # the model's, whatever the engines are told
+    return {"text_config": text, **own}
 
 
 def _theta_as_written(config: ModelConfig) -> float | int:
@@ -139,18 +146,18 @@ def _theta_as_written(config: ModelConfig) -> float | int:
     return int(theta) if theta == int(theta) else theta
 
 
-def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
-    if config.rope is None or config.rope.type != "llama3":
+def _rope_scaling(family: Family, config: ModelConfig) -> dict[str, Any] | None:
+    if config.rope is None or config.rope.type not in family.format_ropes:
         return None
-    return {"rope_type": "llama3", **config.rope.parameters}
+    return {"rope_type": config.rope.type, **config.rope.parameters}
 
 
 def _what_the_file_cannot_say(family: Family, config: ModelConfig, scheme: Scheme) -> list[str]:
     """Where MLC's readers compute something else than the model. Kumquant reads config.json and is right."""
     problems = []
     rope_type = config.rope.type if config.rope else "default"
-    can_scale = "rope_scaling" in family.format_config
-    if rope_type != "default" and not (rope_type == "llama3" and can_scale):
+    can_scale = "rope_scaling" in (*family.format_config, *family.format_text_config)
+    if rope_type != "default" and not (rope_type in family.format_ropes and can_scale):
         problems.append(f"rope scaling of type {rope_type}: they will use unscaled positions")
     if any(config.sliding_window) and "sliding_window_size" not in family.format_config:
         problems.append("a sliding window in this family: they will let every token see all earlier ones")

@@ -23,6 +23,7 @@ BAICHUAN = LLAMA.extend(
     flags={},
     not_in_format=(),
     ties_head=False,
+    defaults={"rope_theta": 10000.0},  # the model's code has it, no config says it
     traits={"norm": _runs},
     uncounted_names=(),
     format_config=(

@@ -40,7 +40,7 @@ CHATGLM = Family(
         "num_hidden_layers": "num_layers", "intermediate_size": "ffn_hidden_size", "head_dim": "kv_channels",
         "rms_norm_eps": "layernorm_epsilon", "max_position_embeddings": "seq_length", "vocab_size": "padded_vocab_size",
     },
-    defaults={"partial_rotary_factor": 0.5, "post_layer_norm": True, "rms_norm_eps": 1e-5},
+    defaults={"partial_rotary_factor": 0.5, "rope_theta": 10000.0, "post_layer_norm": True, "rms_norm_eps": 1e-5},
     prepare=_prepare,
     flags={"qkv_bias": "qkv_bias", "bias": "add_bias_linear", "post_layer_norm": "post_layer_norm"},
     partial_rotary=True,
@@ -52,6 +52,6 @@ CHATGLM = Family(
         "hidden_size", "num_layers", "kv_channels", "num_attention_heads", "ffn_hidden_size", "layernorm_epsilon",
         "post_layer_norm", "rmsnorm", "add_bias_linear", "add_qkv_bias", "apply_query_key_layer_scaling",
         "multi_query_attention", "multi_query_group_num", "vocab_size", "context_window_size", "prefill_chunk_size",
-        "tensor_parallel_shards", "head_dim", "max_batch_size",
+        "tensor_parallel_shards", "head_dim", "max_batch_size", "rope_ratio",  # the last is ours: MLC has no such key
     ),
 )

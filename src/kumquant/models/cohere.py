@@ -25,6 +25,6 @@ COHERE = LLAMA.extend(
     format_config=(
         "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
         "intermediate_size", "layer_norm_eps", "position_embedding_base", "context_window_size", "prefill_chunk_size",
-        "head_dim", "tensor_parallel_shards", "max_batch_size",
+        "head_dim", "tensor_parallel_shards", "max_batch_size", "logit_scale",  # the last is ours: MLC has no such key
     ),
 )

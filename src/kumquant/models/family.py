@@ -31,7 +31,8 @@ class Family(ConfigRules):
     prefixes: (as in the table, as in a checkpoint): the ways in which the start of source names may differ; the first
     whose embedding is there holds.
     ignored_names: patterns of checkpoint names that nothing uses (5.5). uncounted_names: those outside
-    BitsPerParam (5.4). format_config: the keys of "model_config" in mlc-chat-config.json, in order (6.1).
+    BitsPerParam (5.4). format_config: the keys of "model_config" in mlc-chat-config.json, in order (6.1);
+    format_text_config: those of a "text_config" in front of them. format_ropes: scaled ropes that it can say.
     chat_window: what a sliding window is in mlc-chat-config.json: "none" (not said), "instead" (of the context),
     "beside" (the context) or "context" (it is the context). sink_size: of attention sinks, there.
     not_in_chat_config: keys that the model needs and that file never has. in_format: whether MLC has the family.
@@ -46,6 +47,8 @@ class Family(ConfigRules):
     ignored_names: tuple[str, ...] = ()
     uncounted_names: tuple[str, ...] = ()
     format_config: tuple[str, ...] = ()
+    format_text_config: tuple[str, ...] = ()
+    format_ropes: tuple[str, ...] = ()
     chat_window: ChatWindow = "none"
     sink_size: int = -1
     not_in_chat_config: tuple[str, ...] = ()

@@ -108,9 +108,9 @@ def _from_chat_config(chat_config: dict[str, Any], where: str,
     family = family_of({"model_type": chat_config.get("model_type", model_config.get("model_type"))},
                        where=where)
     where = f"{where} (model_config)"
-    config_json = _as_config_json(model_config, chat_config)
+    config_json = _as_config_json(model_config, chat_config, family)
     needed = {"max_position_embeddings": 'a "context_window_size"'}
-    if not family.learned_positions:
+    if not (family.learned_positions or "rope_theta" in family.defaults or "rope_theta" in family.aliases):
         needed["rope_theta"] = '"position_embedding_base" or "rope_theta"'
     if family.window == "all layers":
         needed["sliding_window"] = '"sliding_window_size"'
@@ -130,15 +130,18 @@ def _from_chat_config(chat_config: dict[str, Any], where: str,
     return family, config
 
 
-def _as_config_json(model_config: Mapping[str, Any], chat_config: Mapping[str, Any]) -> dict[str, Any]:
+def _as_config_json(model_config: Mapping[str, Any], chat_config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """MLC's spelling of the hyper-parameters in that of config.json.
 
-    The keys of the whole file win over those in "model_config", as they do when MLC compiles a model.
+    The keys of the whole file win over those in "model_config", as they do when MLC compiles a model; but not for a
+    window that some layers have beside the context.
     """
     text = model_config.get("text_config")
-    result = {**(text if isinstance(text, dict) else {}), **model_config}
+    result = {**model_config, **(text if isinstance(text, dict) else {})}
+    result.pop("text_config", None)
     for key in ("vocab_size", "context_window_size", "sliding_window_size"):
-        if chat_config.get(key) is not None:
+        is_own = key == "sliding_window_size" and family.chat_window in ("beside", "context")
+        if chat_config.get(key) is not None and not is_own:
             result[key] = chat_config[key]
     if "position_embedding_base" in result:
         result["rope_theta"] = result.pop("position_embedding_base")

@@ -28,6 +28,8 @@ def _prepare(source: dict[str, Any], where: str) -> dict[str, Any]:
     text = {**shared, **text}
     period = Keys(text, where).count("sliding_window_pattern", Keys(text, where).count("_sliding_window_pattern", 6))
     text = windows_by_pattern(text, period)
+    if text.get("rope_scaling") == 0:  # MLC's way to say that there is none
+        text = text | {"rope_scaling": None}
     ropes = text.get("rope_parameters")
     if isinstance(ropes, dict) and "full_attention" in ropes:
         text |= {"rope_parameters": ropes["full_attention"], "local_rope": ropes.get("sliding_attention")}
@@ -60,6 +62,7 @@ GEMMA3_TEXT = GEMMA2.extend(
     defaults={
         **GEMMA2.defaults, "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
         "rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "rope_theta": 1e6,
+        "is_text_model": True,
     },
     chat_window="beside",
     local_rope=_local_rope,
@@ -68,9 +71,16 @@ GEMMA3_TEXT = GEMMA2.extend(
             "final_cap": capped("final_logit_softcapping", 0.0)},
     prefixes=(("", ""), ("", "language_model."), ("model.", "model.language_model.")),
     ignored_names=(r"(model\.)?(vision_tower|multi_modal_projector|vision_model)\..*",),
-    format_config=("text_config", "vocab_size", "tensor_parallel_shards", "max_batch_size", "context_window_size",
+    format_config=("vocab_size", "tensor_parallel_shards", "max_batch_size", "context_window_size",
                    "sliding_window_size", "prefill_chunk_size", "is_text_model"),
+    format_text_config=(
+        "hidden_size", "intermediate_size", "num_hidden_layers", "attention_bias", "num_attention_heads",
+        "num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_activation", "position_embedding_base",
+        "rope_scaling", "context_window_size", "prefill_chunk_size", "query_pre_attn_scalar", "sliding_window_size",
+        "rope_local_base_freq", "layer_types",  # these two are ours: MLC has them fixed
+    ),
+    format_ropes=("linear",),
 )
 GEMMA3_TEXT = replace(GEMMA3_TEXT, tensors=tuple(
     replace(rule, name=f"language_model.{rule.name}") for rule in GEMMA3_TEXT.tensors))
-GEMMA3 = GEMMA3_TEXT.extend("gemma3")
+GEMMA3 = GEMMA3_TEXT.extend("gemma3", defaults={**GEMMA3_TEXT.defaults, "is_text_model": False})

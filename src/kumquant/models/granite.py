@@ -15,4 +15,6 @@ GRANITE = LLAMA.extend(
     },
     not_in_format=(),
     in_format=False,
+    format_config=(*LLAMA.format_config, "attention_bias", "mlp_bias", "embedding_multiplier", "residual_multiplier",
+                   "attention_multiplier", "logits_scaling"),
 )

@@ -10,6 +10,7 @@ INTERNLM = LLAMA.extend(
     flags={"qkv_bias": "bias", "o_bias": "bias"},
     not_in_format=(),
     ties_head=False,
+    defaults={"rope_theta": 10000.0},  # the model's code has it, no config says it
     format_config=(
         "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps", "intermediate_size",
         "bias", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "context_window_size",

@@ -33,6 +33,7 @@ LLAMA = Family(
     flags={"qkv_bias": "attention_bias", "o_bias": "attention_bias", "mlp_bias": "mlp_bias"},
     not_in_format=("qkv_bias", "o_bias", "mlp_bias"),
     uncounted_names=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    format_ropes=("llama3",),
     format_config=(
         "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "rms_norm_eps",
         "vocab_size", "tie_word_embeddings", "position_embedding_base", "rope_scaling", "context_window_size",

@@ -25,6 +25,7 @@ PHI3 = Family(
     window="all layers",
     partial_rotary=True,
     refuses={"attention_bias": (None, False)},
+    format_ropes=("longrope",),
     format_config=(
         "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "rms_norm_eps",
         "num_key_value_heads", "max_position_embeddings", "position_embedding_base", "rope_scaling",

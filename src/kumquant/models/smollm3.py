@@ -28,4 +28,5 @@ SMOLLM3 = LLAMA.extend(
     layer_rope=_layer_rope,
     not_in_format=(),
     in_format=False,
+    format_config=(*LLAMA.format_config, "attention_bias", "mlp_bias", "no_rope_layers", "no_rope_layer_interval"),
 )
