@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from checkpoints_for_tests import random_tensors, write_checkpoint
 
-from kumquant import TensorCache
+from kumquant import LLM, SamplingParams, TensorCache
 from kumquant.convert import convert, stream
 from kumquant.errors import CheckpointError, UnsupportedError
 from kumquant.models import FAMILIES, family_of, load_model_config
@@ -303,5 +303,21 @@ def test_a_scale_that_mlcs_file_cannot_say_is_refused_without_config_json(tmp_pa
     convert(checkpoint_of(tmp_path / "hf", "cohere", logit_scale=0.8), tmp_path / "out", "q0f16")
     assert load_model_config(tmp_path / "out")[0].spec(TensorCache.open(tmp_path / "out").config).logit_scale == 0.8
     (tmp_path / "out" / "config.json").unlink()
+    assert load_model_config(tmp_path / "out")[1].keys.number("logit_scale") == 0.8
+    path = tmp_path / "out" / "mlc-chat-config.json"
+    chat = json.loads(path.read_text())
+    del chat["model_config"]["logit_scale"]  # as MLC writes it
+    path.write_text(json.dumps(chat))
     with pytest.raises(UnsupportedError, match="logit_scale"):
         load_model_config(tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["q0f32", "q4f16_0", "q3f16_1"])
+def test_a_model_with_learned_positions_ends_where_its_table_ends(tmp_path, mode):
+    convert(checkpoint_of(tmp_path / "hf", "gpt2"), tmp_path / "out", mode)
+    prompt = list(range(1, 26))
+    with LLM(tmp_path / "out", threads=1) as llm:
+        result = llm.generate([prompt], SamplingParams(max_tokens=50, temperature=0, ignore_eos=True))[0]
+        assert result.finish_reason == "length" and 0 < len(result.token_ids) <= 32 - len(prompt) + 1
+        logits = llm.logits(prompt + list(result.token_ids)[:-1], activations="int8")
+    assert result.token_ids == [int(row.argmax()) for row in logits[len(prompt) - 1 :]]
