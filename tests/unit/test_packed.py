@@ -193,6 +193,7 @@ def test_configs_that_cannot_be_followed_are_refused(tmp_path, change, message):
         ("gptq", {"layer.scales": np.zeros((2, 8), np.int32)}, "expected float16, bfloat16 or float32"),
         ("gptq", {"layer.qweight": np.zeros((8, 8), np.float16)}, "expected a matrix of int32"),
         ("gptq", {"layer.qzeros": np.zeros((2, 7), np.int32)}, r"layer\.qzeros does not fit"),
+        ("gptq", {"layer.qweight": np.zeros((0, 8), np.int32)}, "at least one input"),
         ("awq", {"layer.qzeros": None}, "incomplete"),
         ("compressed-tensors", {"layer.weight_shape": np.array([8, 50], np.int64)}, "does not fit|contradicts"),
         ("compressed-tensors", {"layer.weight_shape": np.array([8, -64], np.int64)}, "contradicts"),

@@ -179,6 +179,22 @@ def test_every_cut_of_a_file_is_one_error(tmp_path):
             open_checkpoint(tmp_path)
 
 
+def test_flipped_bytes_are_one_error_or_none(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    path = write_torch(tmp_path / "pytorch_model.bin", {"a": ONE})
+    data = path.read_bytes()
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 0xD1
+        path.write_bytes(changed)
+        try:
+            checkpoint = open_checkpoint(tmp_path)
+            for name in checkpoint.tensors:
+                checkpoint.read(name)
+        except Error:
+            continue
+
+
 def test_a_file_that_torch_itself_wrote(tmp_path):
     torch = pytest.importorskip("torch", reason="skipped: torch is not installed")
     model = torch.nn.Linear(5, 3).to(torch.bfloat16)

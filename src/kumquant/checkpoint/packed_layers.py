@@ -144,6 +144,8 @@ class PackedLayer(ABC):
         for part in ("codes", "zeros"):
             if self.has(part) and (self.info(part).dtype not in ("I32", "U32") or len(self.info(part).shape) != 2):
                 raise self._contradiction(part, "a matrix of int32")
+        if 0 in self.shape:
+            raise self._contradiction("codes", "at least one input and one output")
         if self.info("scales").dtype not in ("float16", "bfloat16", "float32"):
             raise self._contradiction("scales", "float16, bfloat16 or float32")
         if not self.is_symmetric and not self.has("zeros"):

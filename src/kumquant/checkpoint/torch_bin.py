@@ -18,6 +18,9 @@ from .header import DTYPE_BITS, Header, HeaderTensor
 from .torch_pickle import MAX_PICKLE_BYTES, StoredTensor, load_tensors
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
+# What zipfile raises for one damage or another; NotImplementedError for features that torch never uses.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError, RuntimeError,
+               OverflowError)
 _DAMAGED = "The file is damaged. Fetch it again."
 
 
@@ -39,7 +42,7 @@ def read_torch_header(path: Path) -> Header:
                 _check_small(entries.get(name), path)
             byte_order = archive.read(f"{top}/byteorder") if f"{top}/byteorder" in entries else b"little"
             description = archive.read(f"{top}/data.pkl")
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _ZIP_ERRORS as error:
         raise CheckpointError(f"not a readable zip archive ({error})", where=path, hint=_DAMAGED) from error
     if byte_order != b"little":
         raise UnsupportedError("the elements are not little-endian", where=path, found=byte_order[:20])
