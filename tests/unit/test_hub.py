@@ -202,7 +202,7 @@ def test_without_a_network(hub, monkeypatch, tmp_path):
         download("org/other")
 
 
-@pytest.mark.parametrize("file", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", 7])
+@pytest.mark.parametrize("file", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", 7, [], {"a": 1}])
 def test_an_index_cannot_lead_elsewhere(hub, file):
     hub({"config.json": b"{}", "model.safetensors.index.json": json.dumps({"weight_map": {"a": file}}).encode()})
     with pytest.raises(CheckpointError, match="outside the repository"):

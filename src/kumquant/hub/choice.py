@@ -27,8 +27,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Choice:
-    """Names of files. first: an index or manifest, read already. weights. small. last: what makes a folder look
-    complete, so it comes when everything else is there."""
+    """Names of files. last: what makes a folder look complete, so it comes when everything else is there."""
 
     weights: tuple[str, ...]
     small: tuple[str, ...]
@@ -66,7 +65,7 @@ def _weights(names: Collection[str], read_json: Callable[[str], dict[str, Any]],
     for index, single in zip(_INDEXES, _SINGLES):
         if index in names:
             weight_map = read_json(index).get("weight_map")
-            files = list(dict.fromkeys(weight_map.values())) if isinstance(weight_map, dict) else []
+            files = list(weight_map.values()) if isinstance(weight_map, dict) else []
             return _plain(files, names, where, index), (index,)
         if single in names:
             return (single,), ()
@@ -84,7 +83,7 @@ def _weights(names: Collection[str], read_json: Callable[[str], dict[str, Any]],
 
 
 def _plain(files: list[Any], names: Collection[str], where: str, index: str) -> tuple[str, ...]:
-    """Names of files that an index lists, each a plain name that the repository has."""
+    """The different files that an index lists, each a plain name that the repository has."""
     if not files:
         raise CheckpointError("the index lists no files", where=f"{where}: {index}")
     for file in files:
@@ -93,7 +92,7 @@ def _plain(files: list[Any], names: Collection[str], where: str, index: str) -> 
                                   found=repr(file)[:80], expected="a plain file name")
         if file not in names:
             raise CheckpointError("the index names a file that is not there", where=f"{where}: {index}", found=file)
-    return tuple(files)
+    return tuple(dict.fromkeys(files))
 
 
 def _list(document: dict[str, Any], key: str, where: str, index: str) -> list[dict[str, Any]]:

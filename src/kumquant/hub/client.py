@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from ..errors import CapacityError, CheckpointError, Error, UnsupportedError
 from ..files import atomic_write, translated_os_errors
+from ..json_files import read_json_object
 from ..progress import Progress
 from .choice import CONFIGS, MANIFESTS, Choice, Wanted, choose
 from .names import HubName
@@ -187,12 +187,7 @@ class _Download:
         return bytes(data[: end - begin])
 
     def read_json(self, name: str) -> dict[str, Any]:
-        path = self.one(name)
-        try:
-            value = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise CheckpointError(f"not JSON ({error})", where=f"{self._name}: {name}") from error
-        return value if isinstance(value, dict) else {}
+        return read_json_object(self.one(name), CheckpointError)
 
     def _known(self, name: str) -> _Remote:
         """The file as the listing describes it; where that says nothing, as the file's own headers do."""
@@ -285,8 +280,7 @@ def _cached(name: HubName, wanted: Wanted) -> Path:
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
     def read_json(file: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((folder / file).read_bytes())
-        return value
+        return read_json_object(folder / file, CheckpointError)
 
     return _result(folder, choose(present, read_json, wanted, str(name)))
 
