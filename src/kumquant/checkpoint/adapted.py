@@ -114,6 +114,9 @@ class AdaptedCheckpoint(Checkpoint):
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         return not self._is_changed(name) and self._base.has_codes(name, scheme)
 
+    def has_transposed_codes(self, name: str) -> bool:
+        return self._base.has_transposed_codes(name)
+
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
         return self._base.read_codes(name, scheme, begin, end)
 

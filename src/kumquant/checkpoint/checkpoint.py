@@ -98,6 +98,10 @@ class Checkpoint(ABC):
         """Whether ``read_codes`` has the tensor in ``scheme``. Needs no weights read."""
         return False
 
+    def has_transposed_codes(self, name: str) -> bool:
+        """Whether rows of ``read_codes`` are the tensor's columns (files that store (out, in) what others transpose)."""
+        return False
+
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
         """Rows [begin, end), the tensor's last axis being their width, as the source quantized them.
 

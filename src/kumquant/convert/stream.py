@@ -143,7 +143,8 @@ class Converter:
             dtype = job.planned.tensor.dtype or scheme.model_dtype
             result = values if values.dtype == DTYPES[dtype] else cast(values, dtype)
             arrays: tuple[np.ndarray, ...] = (result.copy() if result is values else result,)
-        elif job.target.keep_codes and not block.transposed and self._checkpoint.has_codes(block.name, scheme):
+        elif (job.target.keep_codes and self._checkpoint.has_codes(block.name, scheme)
+              and block.transposed == self._checkpoint.has_transposed_codes(block.name)):
             codes, scales = self._checkpoint.read_codes(block.name, scheme, block.begin, block.end)
             arrays = (codes, cast(scales, scheme.model_dtype))
         else:

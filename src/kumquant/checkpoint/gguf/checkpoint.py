@@ -134,8 +134,11 @@ class GgufCheckpoint(Checkpoint):
 
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         place = self._places[name]
-        return (place.tensor.type.name == "Q4_0" and not place.transposed and scheme.has_groups
+        return (place.tensor.type.name == "Q4_0" and scheme.has_groups
                 and (scheme.bits, scheme.group_size) == (4, Q4_0_GROUP))
+
+    def has_transposed_codes(self, name: str) -> bool:
+        return self._places[name].transposed
 
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
         return PackedRows(*q4_0_codes(self._bytes(self._places[name], begin, end)))
