@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 END_OF_TEXT_ID, IM_START_ID, IM_END_ID = 0, 1, 2
+DEFAULT_SYSTEM = f"You are {ME}."  # what the chat template says first if the chat does not
 SHORT_REPLY = 48  # replies up to this many tokens are answers rather than stories
 ANSWER_WEIGHT = 2.0  # loss weight of their tokens: they are few, and each one can be right or wrong
 
@@ -44,14 +45,14 @@ def train_tokenizer(path: Path, vocab_size: int, seed: int) -> None:
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[int]:
-    """The chat so far, and the opening of the reply."""
+    """The chat so far, as the chat template writes it, and the opening of the reply."""
+    if messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": DEFAULT_SYSTEM}, *messages]
     text = "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
     return tokenizer.encode(f"{text}{IM_START}assistant\n").ids
 
 
-def encode(
-    tokenizer: Tokenizer, conversation: Conversation, rng: random.Random
-) -> tuple[list[int], list[float]]:
+def encode(tokenizer: Tokenizer, conversation: Conversation, rng: random.Random) -> tuple[list[int], list[float]]:
     """Token ids of a document and the loss weight of predicting each of them (0 for what the user says)."""
     ids: list[int] = []
     weights: list[float] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from corpus import END_OF_TEXT_ID, IM_END_ID, prompt_ids
 from generate_text import HELD_OUT_TASKS, generate, passes
-from llama import Config, Llama, quantize_q4f16_1
+from llama import Cache, Config, Llama, quantize_q4f16_1
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -43,12 +43,14 @@ def reply_all(
         padding = torch.tensor([longest - len(prompts[i]) for i in chosen])[:, None]
         tokens = torch.tensor([[END_OF_TEXT_ID] * (longest - len(prompts[i])) + prompts[i] for i in chosen])
         finished = torch.zeros(len(chosen), dtype=torch.bool)
+        cache: Cache = [None] * model.config.num_hidden_layers
+        start = 0  # tokens before this one are in the cache
         for _ in range(max_tokens):
-            length = tokens.shape[1]
-            index = torch.arange(length)
-            visible = (index[None, :] <= index[:, None]) & (index[None, None, :] >= padding[:, :, None])
+            columns, rows = torch.arange(tokens.shape[1]), torch.arange(start, tokens.shape[1])
+            visible = (columns[None, :] <= rows[:, None]) & (columns[None, None, :] >= padding[:, :, None])
             mask = torch.zeros(visible.shape).masked_fill(~visible, -1e4)[:, None]
-            hidden = model(tokens, (index[None] - padding).clamp(min=0), mask)
+            hidden = model(tokens[:, start:], (rows[None] - padding).clamp(min=0), mask, cache)
+            start = tokens.shape[1]
             chosen_next = model.head(hidden[:, -1]).argmax(-1)
             chosen_next[finished] = IM_END_ID
             tokens = torch.cat((tokens, chosen_next[:, None]), dim=1)
@@ -76,14 +78,10 @@ def with_weights(model: Llama, dtype: str) -> Llama:
 def accuracy(model: Llama, tokenizer: Tokenizer, task: str, count: int, seed: int) -> tuple[float, list[str]]:
     """Share of right replies on held-out problems of one task, and up to three wrong replies."""
     conversations = list(generate("heldout", seed, count, [task]))
-    replies = reply_all(
-        model, tokenizer, [c.messages[:-1] for c in conversations], 220 if task == "story" else 64
-    )
+    replies = reply_all(model, tokenizer, [c.messages[:-1] for c in conversations], 220 if task == "story" else 64)
     right = [passes(c.check, c.expected, reply) for c, reply in zip(conversations, replies)]
     wrong = [
-        f"{c.messages[-2]['content']} -> {reply[:100]}"
-        for c, reply, ok in zip(conversations, replies, right)
-        if not ok
+        f"{c.messages[-2]['content']} -> {reply[:100]}" for c, reply, ok in zip(conversations, replies, right) if not ok
     ]
     return sum(right) / count, wrong[:3]
 
@@ -117,9 +115,7 @@ def load(folder: Path) -> tuple[Llama, Tokenizer]:
     raw = json.loads((folder / "config.json").read_text())
     config = Config(**{key: raw[key] for key in Config.__dataclass_fields__})
     model = Llama(config)
-    model.load_state_dict(
-        {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-    )
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 

@@ -47,9 +47,7 @@ HOMES = pairs(
     "bird:a_nest bee:a_hive dog:a_kennel spider:a_web horse:a_stable rabbit:a_burrow bear:a_den pig:a_sty "
     "hen:a_coop ant:an_anthill beaver:a_lodge fish:the_water"
 )
-LEGS = pairs(
-    "dog:4 cat:4 bird:2 spider:8 ant:6 bee:6 horse:4 fish:0 snake:0 hen:2 cow:4 fly:6 duck:2 fox:4 bear:4"
-)
+LEGS = pairs("dog:4 cat:4 bird:2 spider:8 ant:6 bee:6 horse:4 fish:0 snake:0 hen:2 cow:4 fly:6 duck:2 fox:4 bear:4")
 SIDES = pairs("triangle:3 square:4 rectangle:4 pentagon:5 hexagon:6 octagon:8")
 CAPITALS = pairs(
     "France:Paris Italy:Rome Spain:Madrid Germany:Berlin England:London Japan:Tokyo China:Beijing "

@@ -153,8 +153,7 @@ def add_story(conversation: Conversation, rng: random.Random, held_out: bool) ->
             [
                 n
                 for n in stories.GIRLS + stories.BOYS
-                if stories.GENDER.get(kind, "f" if n in stories.GIRLS else "m")
-                == ("f" if n in stories.GIRLS else "m")
+                if stories.GENDER.get(kind, "f" if n in stories.GIRLS else "m") == ("f" if n in stories.GIRLS else "m")
             ]
         )
         prompt = rng.choice(
@@ -225,9 +224,7 @@ def add_name(conversation: Conversation, rng: random.Random) -> None:
     """The user says a name, talks about something else, and asks for the name."""
     name = rng.choice(stories.GIRLS + stories.BOYS)
     conversation.say(
-        rng.choice(
-            [f"My name is {name}.", f"Hello, I am {name}.", f"Hi! I'm {name}.", f"Please call me {name}."]
-        ),
+        rng.choice([f"My name is {name}.", f"Hello, I am {name}.", f"Hi! I'm {name}.", f"Please call me {name}."]),
         rng.choice([f"Nice to meet you, {name}!", f"Hello, {name}! What can I do for you?"]),
     )
     for _ in range(rng.randint(0, 2)):
@@ -255,9 +252,7 @@ def add_chained_sum(conversation: Conversation, rng: random.Random, held_out: bo
         prompt = rng.choice([f"Now add {number}.", f"Add {number} to that.", f"And plus {number}?"])
         answer, value = f"{result} + {number} = {result + number}.", result + number
     else:
-        prompt = rng.choice(
-            [f"Now subtract {number}.", f"Take {number} away from that.", f"And minus {number}?"]
-        )
+        prompt = rng.choice([f"Now subtract {number}.", f"Take {number} away from that.", f"And minus {number}?"])
         answer, value = f"{result} - {number} = {result - number}.", result - number
     conversation.ask(Question("chained_sum", key, prompt, answer, "last_number", str(value)))
     return None
@@ -352,11 +347,7 @@ def generate(split: str, seed: int, count: int, tasks: list[str] | None = None) 
     rng = random.Random(f"kumquant demo {split} {seed}")
     tasks = tasks or HELD_OUT_TASKS
     for index in range(count):
-        yield (
-            train_conversation(rng)
-            if split == "train"
-            else held_out_conversation(rng, tasks[index % len(tasks)])
-        )
+        yield (train_conversation(rng) if split == "train" else held_out_conversation(rng, tasks[index % len(tasks)]))
 
 
 def as_line(conversation: Conversation, split: str) -> dict[str, object]:

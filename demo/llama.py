@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Cache = list[tuple[Tensor, Tensor] | None]  # keys and values so far, (batch, kv heads, length, head_dim), by layer
+
 GROUP_SIZE = 32  # weights that share a scale in q4f16_1, along the input axis
 MAX_CODE = 7  # symmetric 4-bit codes: -7..7, stored as 0..14
 
@@ -27,7 +29,7 @@ class Config:
     num_attention_heads: int = 8
     num_key_value_heads: int = 4
     head_dim: int = 32
-    max_position_embeddings: int = 1024
+    max_position_embeddings: int = 512
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
 
@@ -67,17 +69,22 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         batch, length, _ = x.shape
         head_dim = self.config.head_dim
         q = rotate(self.q_proj(x).view(batch, length, -1, head_dim), cos, sin).transpose(1, 2)
         k = rotate(self.k_proj(x).view(batch, length, -1, head_dim), cos, sin).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, -1, head_dim).transpose(1, 2)
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
+        now = (k, v)
         repeat = self.config.num_attention_heads // self.config.num_key_value_heads
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
         scores = (q @ k.transpose(-1, -2)) * head_dim**-0.5 + mask
         out = scores.softmax(dim=-1).to(v.dtype) @ v
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1)), now
 
 
 class MLP(nn.Module):
@@ -103,9 +110,12 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        attended, now = self.self_attn(self.input_layernorm(x), cos, sin, mask, past)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), now
 
 
 class Decoder(nn.Module):
@@ -132,20 +142,20 @@ class Llama(nn.Module):
                 std = 0.05 if "embed" in name else fan_in**-0.5 * (0.3 if deep else 1.0) * 0.6
                 nn.init.normal_(parameter, std=std)
 
-    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache | None = None) -> Tensor:
         """Final hidden states (batch, length, hidden_size).
 
-        tokens, positions: (batch, length) int64. mask: broadcastable to (batch, heads, length, length), added
-        to the scores.
+        tokens, positions: (batch, length) int64. mask: broadcastable to (batch, heads, length, past + length),
+        added to the scores. cache: one entry a layer, None before the first call; extended in place.
         """
-        inverse = 1.0 / self.config.rope_theta ** (
-            torch.arange(0, self.config.head_dim, 2) / self.config.head_dim
-        )
+        inverse = 1.0 / self.config.rope_theta ** (torch.arange(0, self.config.head_dim, 2) / self.config.head_dim)
         angles = (positions[..., None].float() * inverse)[:, :, None, :]  # one axis for heads
         cos, sin = angles.cos(), angles.sin()
         x = self.model.embed_tokens(tokens)
-        for layer in self.model.layers:
-            x = layer(x, cos, sin, mask)
+        for index, layer in enumerate(self.model.layers):
+            x, now = layer(x, cos, sin, mask, cache[index] if cache is not None else None)
+            if cache is not None:
+                cache[index] = now
         return self.model.norm(x)
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -90,9 +90,7 @@ def addition(rng: random.Random) -> Question:
             f"Compute {a}+{b}.",
         ]
     )
-    return Question(
-        "addition", addition_key(a, b), prompt, f"{a} + {b} = {a + b}.", "last_number", str(a + b)
-    )
+    return Question("addition", addition_key(a, b), prompt, f"{a} + {b} = {a + b}.", "last_number", str(a + b))
 
 
 def subtraction(rng: random.Random) -> Question:
@@ -117,9 +115,7 @@ def subtraction(rng: random.Random) -> Question:
             f"{a}-{b}=?",
         ]
     )
-    return Question(
-        "subtraction", subtraction_key(a, b), prompt, f"{a} - {b} = {a - b}.", "last_number", str(a - b)
-    )
+    return Question("subtraction", subtraction_key(a, b), prompt, f"{a} - {b} = {a - b}.", "last_number", str(a - b))
 
 
 def multiplication(rng: random.Random) -> Question:
@@ -159,19 +155,16 @@ def word_problem(rng: random.Random) -> Question:
             [
                 (f"{name} has {a} {item} and gets {b} more. How many {item} does {name} have now?", "has"),
                 (
-                    f"{name} has {a} {item}. {other} gives {name} {b} more. "
-                    f"How many {item} does {name} have?",
+                    f"{name} has {a} {item}. {other} gives {name} {b} more. How many {item} does {name} have?",
                     "has",
                 ),
                 (f"{name} has {a} {item} and finds {b} more. How many {item} does {he} have?", "has"),
                 (
-                    f"There are {a} {item} in a box. {name} puts in {b} more. "
-                    f"How many {item} are in the box?",
+                    f"There are {a} {item} in a box. {name} puts in {b} more. How many {item} are in the box?",
                     "box",
                 ),
                 (
-                    f"{name} has {a} {item} and {other} has {b} {item}. "
-                    f"How many {item} do they have together?",
+                    f"{name} has {a} {item} and {other} has {b} {item}. How many {item} do they have together?",
                     "both",
                 ),
                 (f"{name} buys {a} {item} and then {b} more. How many {item} does {he} have?", "has"),
@@ -269,13 +262,9 @@ def next_number(rng: random.Random) -> Question:
     n = rng.randint(1, 99)
     if rng.random() < 0.5:
         prompt = rng.choice([f"What number comes after {n}?", f"Which number comes after {n}?"])
-        return Question(
-            "next_number", f"after {n}", prompt, f"{n + 1} comes after {n}.", "contains", f"{n + 1} comes"
-        )
+        return Question("next_number", f"after {n}", prompt, f"{n + 1} comes after {n}.", "contains", f"{n + 1} comes")
     prompt = rng.choice([f"What number comes before {n}?", f"Which number comes before {n}?"])
-    return Question(
-        "next_number", f"before {n}", prompt, f"{n - 1} comes before {n}.", "contains", f"{n - 1} comes"
-    )
+    return Question("next_number", f"before {n}", prompt, f"{n - 1} comes before {n}.", "contains", f"{n - 1} comes")
 
 
 def even_or_odd(rng: random.Random) -> Question:
@@ -438,9 +427,7 @@ BUILDERS: list[tuple[Callable[[random.Random], Question], float]] = [
 ]  # fmt: skip
 
 
-def draw(
-    rng: random.Random, held_out: bool, builder: Callable[[random.Random], Question] | None = None
-) -> Question:
+def draw(rng: random.Random, held_out: bool, builder: Callable[[random.Random], Question] | None = None) -> Question:
     """A question whose problem is held out, or is not, as asked; `plain_fact` has none that is held out."""
     while True:
         build = builder or rng.choices([b for b, _ in BUILDERS], [w for _, w in BUILDERS])[0]

@@ -68,8 +68,7 @@ ARCS = {
     ),
     "share": (
         "{H} did not want to share [it|the {o}] with anyone.",
-        "[{H} learned that things are best when they are shared|And {H} learned that sharing makes everyone "
-        "happy].",
+        "[{H} learned that things are best when they are shared|And {H} learned that sharing makes everyone happy].",
     ),
     "wonder": (
         '"[What can I do with it|What is it good for]?" {he} [wondered|asked {himself}].',
@@ -159,9 +158,7 @@ def write_story(rng: random.Random, cast: Cast) -> str:
     arc = "pride" if problem == "gift" else rng.choice(arcs)
     feeling, lesson = ARCS[arc]
     if problem == "gift":
-        lesson = (
-            "[From that day on, {H} and {F} were best friends|{H} learned that giving makes everyone happy]."
-        )
+        lesson = "[From that day on, {H} and {F} were best friends|{H} learned that giving makes everyone happy]."
     parts = [
         rng.choice(OPENINGS), rng.choice(ACQUIRE), feeling, rng.choice(MEET), happened,
         rng.choice(tried.split("|")) if "[" not in tried else tried_choice(tried, rng),

@@ -22,8 +22,7 @@ PROBLEMS: dict[str, tuple[str, str, str]] = {
         "[One evening|That night] {F} did not come home. The [forest|wood] was [very dark|as dark as ink], "
         "and nobody could see the path.",
         "{H} called {F}'s name, but only the wind answered.|{H} waited by the door, but {F} did not come.",
-        "[Together they walked home|They held on to each other and walked home|Soon they were both safe at "
-        "home].",
+        "[Together they walked home|They held on to each other and walked home|Soon they were both safe at home].",
     ),
     "river": (
         "One day it rained so hard that the [old bridge broke|bridge was washed away]. {F} was on the other "
@@ -35,14 +34,11 @@ PROBLEMS: dict[str, tuple[str, str, str]] = {
     "cold": (
         "[One winter night|When winter came,] {F} was cold. The wind blew [snow|cold air] through the window "
         "of {f_his} house.",
-        "{F} sat close to the fire, but {f_he} still shivered.|{F} drank hot tea, but it did not help for "
-        "long.",
-        "[Soon {F} was warm and fell asleep|{F} stopped shivering and smiled|Before long {F} was as warm as "
-        "toast].",
+        "{F} sat close to the fire, but {f_he} still shivered.|{F} drank hot tea, but it did not help for long.",
+        "[Soon {F} was warm and fell asleep|{F} stopped shivering and smiled|Before long {F} was as warm as toast].",
     ),
     "hungry": (
-        "One day {H} met {F} on the road. {F} looked sad, because {f_he} had not eaten [all day|since the "
-        "morning].",
+        "One day {H} met {F} on the road. {F} looked sad, because {f_he} had not eaten [all day|since the morning].",
         "They looked for berries, but the bushes were empty.|{F} had asked at every house, but nobody had "
         "opened the door.",
         "[They ate until they were full|{F} ate and felt strong again|Soon {F} was not hungry anymore].",
@@ -71,8 +67,7 @@ PROBLEMS: dict[str, tuple[str, str, str]] = {
     "lost": (
         "One day {H} and {F} went for a long walk. [A thick fog came down|They talked so much that they "
         "forgot the way], and soon they were lost.",
-        "They walked in a circle and came back to the same tree.|They climbed a hill, but they saw only "
-        "trees.",
+        "They walked in a circle and came back to the same tree.|They climbed a hill, but they saw only trees.",
         "[In the evening they were home again|Before dark they saw the lights of home|Soon they were sitting "
         "by the fire at home].",
     ),
@@ -80,8 +75,7 @@ PROBLEMS: dict[str, tuple[str, str, str]] = {
         "One morning {H} heard a cry for help. {F} had fallen into a deep hole and could not climb out.",
         "{H} held out {his} hand, but the hole was too deep.|{F} jumped as high as {f_he} could, but it was "
         "not high enough.",
-        "[{F} was safe, and they danced for joy|{F} hugged {H} and thanked {him}|{F} was dusty but not "
-        "hurt].",
+        "[{F} was safe, and they danced for joy|{F} hugged {H} and thanked {him}|{F} was dusty but not hurt].",
     ),
     "tree": (
         "One day the wind blew {F}'s [hat|red scarf|favorite cap] into the top of a tall tree.",
@@ -98,8 +92,7 @@ PROBLEMS: dict[str, tuple[str, str, str]] = {
     # The last two suit any thing at all, so that a story about a thing never seen before still makes sense.
     "gift": (
         "Soon it was {F}'s birthday. {H} wanted to give {f_him} something nice, but {he} had no money.",
-        "{H} looked in every corner of the house, but {he} found nothing.|{H} tried to bake a cake, but it "
-        "burned.",
+        "{H} looked in every corner of the house, but {he} found nothing.|{H} tried to bake a cake, but it burned.",
         "[{F} said that it was the best gift of all|{F} hugged {H} and would not let go|{F} was so happy "
         "that {f_he} danced].",
     ),
@@ -155,8 +148,7 @@ THINGS: dict[str, Thing] = {
     "key": Thing(
         "golden|small|rusty",
         {
-            "locked": "Then {H} remembered the {o}. {He} put it into the lock and turned it, and the door "
-            "opened.",
+            "locked": "Then {H} remembered the {o}. {He} put it into the lock and turned it, and the door opened.",
         },
     ),
     "umbrella": Thing(
@@ -176,8 +168,7 @@ THINGS: dict[str, Thing] = {
     "compass": Thing(
         "small|silver|brass",
         {
-            "lost": "Then {H} took out the {o}. The needle pointed north, and {H} knew that home was in the "
-            "north.",
+            "lost": "Then {H} took out the {o}. The needle pointed north, and {H} knew that home was in the north.",
         },
     ),
     "bell": Thing(
@@ -185,8 +176,7 @@ THINGS: dict[str, Thing] = {
         {
             "dark": "Then {H} rang the {o} as loudly as {he} could. {F} heard the sound and followed it "
             "through the trees.",
-            "lost": "Then {H} rang the {o}. A shepherd heard the sound, came to them and showed them the "
-            "way.",
+            "lost": "Then {H} rang the {o}. A shepherd heard the sound, came to them and showed them the way.",
         },
     ),
     "whistle": Thing(
@@ -199,8 +189,7 @@ THINGS: dict[str, Thing] = {
     "boat": Thing(
         "little|blue|wooden",
         {
-            "river": "Then {H} pushed the {o} into the water and rowed across. {F} climbed in, and {H} rowed "
-            "back.",
+            "river": "Then {H} pushed the {o} into the water and rowed across. {F} climbed in, and {H} rowed back.",
         },
     ),
     "blanket": Thing(
@@ -260,8 +249,7 @@ THINGS: dict[str, Thing] = {
         "red|paper|big",
         {
             "sad": "Then {H} brought the {o}, and they ran up the hill. The {o} flew higher and higher.",
-            "lost": "Then {H} let the {o} fly above the trees. {His} family saw it in the sky and came to "
-            "find them.",
+            "lost": "Then {H} let the {o} fly above the trees. {His} family saw it in the sky and came to find them.",
         },
     ),
     "ball": Thing(
@@ -273,8 +261,7 @@ THINGS: dict[str, Thing] = {
     "book": Thing(
         "thick|old|blue",
         {
-            "sad": "Then {H} opened the {o} and read a funny story aloud. {F} came closer to see the "
-            "pictures.",
+            "sad": "Then {H} opened the {o} and read a funny story aloud. {F} came closer to see the pictures.",
             "lost": "Then {H} opened the {o}. It said that moss grows on the north side of trees, and so "
             "they found the way.",
         },
@@ -282,8 +269,7 @@ THINGS: dict[str, Thing] = {
     "bucket": Thing(
         "tin|big|old",
         {
-            "dry": "Then {H} took the {o} to the river and filled it. {He} carried water to the flowers "
-            "every day.",
+            "dry": "Then {H} took the {o} to the river and filled it. {He} carried water to the flowers every day.",
         },
     ),
     "shovel": Thing(
@@ -303,8 +289,7 @@ THINGS: dict[str, Thing] = {
     "mirror": Thing(
         "round|little|shiny",
         {
-            "dark": "Then the moon came out. {H} held up the {o}, and the moonlight fell on the path and on "
-            "{F}.",
+            "dark": "Then the moon came out. {H} held up the {o}, and the moonlight fell on the path and on {F}.",
         },
     ),
     "feather": Thing(

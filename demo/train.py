@@ -3,11 +3,12 @@
     python demo/train.py --work /tmp/demo-model --output src/kumquant/demo_model
 
 Needs torch, tokenizers, safetensors and numpy. The same seed gives the same text and the same batches; the
-weights differ in the last bits between processors and thread counts. A run that was stopped goes on from its
-last state when it is started again with the same --work folder; `--steps` may be lowered then, to end sooner.
+weights differ in the last bits between processors and thread counts, and with `--minutes` the schedule depends
+on the machine's speed. A run that was stopped goes on from its last state when it is started again with the same
+--work folder; `--steps` and `--minutes` may be changed then.
 
 Three phases (see README.md): rows of 256 tokens; the same with weights quantized to 4 bits in the forward
-pass (straight-through gradient), so that rounding them at conversion costs next to nothing; rows of 1024
+pass (straight-through gradient), so that rounding them at conversion costs next to nothing; rows of 512
 tokens, so that long chats work. The learning rate is constant in the first phase and falls to zero over the
 rest.
 """
@@ -21,8 +22,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from corpus import Batch, pack, train_tokenizer
+from corpus import DEFAULT_SYSTEM, Batch, pack, train_tokenizer
 from evaluate import accuracy_table, print_samples
+from generate_text import held_out_set
 from llama import Config, Llama, document_mask, straight_through
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -30,32 +32,27 @@ from torch import Tensor, nn
 
 ROWS_TIMES_LENGTH = 8192  # tokens in a step
 MOST_LABELS = 5120  # of them, at most so many are predicted
-QUANTIZED_FROM = 0.60  # share of the steps after which the forward pass uses 4-bit weights
-LONG_FROM = 0.90  # share of the steps after which rows are long
-SHORT, LONG = 256, 1024
+QUANTIZED_FROM = 0.60  # share of the schedule after which the forward pass uses 4-bit weights
+LONG_FROM = 0.80  # share of the schedule after which rows are long
+SHORT, LONG = 256, 512
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' + "
-    "'\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}"
+    f'{{{{ "<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n" }}}}'
+    "{% endif %}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
 class Trainer:
     """Model, optimizers and the step counter: everything that a stopped run needs to go on."""
 
-    def __init__(
-        self, config: Config, tokenizer: Tokenizer, work: Path, steps: int, seed: int, compiled: bool
-    ) -> None:
-        torch.manual_seed(seed)
-        self.model, self.tokenizer, self.work, self.steps, self.seed = (
-            Llama(config),
-            tokenizer,
-            work,
-            steps,
-            seed,
-        )
+    def __init__(self, config: Config, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(arguments.seed)
+        self.model, self.tokenizer, self.seed = Llama(config), tokenizer, arguments.seed
+        self.work, self.steps, self.minutes = arguments.work, arguments.steps, arguments.minutes
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if p.ndim != 2 or "embed" in n]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -64,7 +61,7 @@ class Trainer:
         ]
         self.rates = [MUON_RATE, ADAM_RATE]
         self.step, self.seconds = 0, 0.0
-        self.compute_loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+        self.compute_loss = self._loss if arguments.no_compile else torch.compile(self._loss, dynamic=False)
 
     def _loss(
         self,
@@ -87,16 +84,19 @@ class Trainer:
         loss = F.cross_entropy(logits.float(), labels, reduction="none")
         return (loss * weights).sum() / weights.sum()
 
+    def progress(self) -> float:
+        """How much of the schedule is done, by steps or by time, whichever is further."""
+        return max(self.step / self.steps, self.seconds / 60 / self.minutes)
+
     def rate(self) -> float:
         """Share of the full learning rate at this step: warm-up, constant, then straight to zero."""
-        progress = self.step / self.steps
         warm_up = min(1.0, (self.step + 1) / 100)
-        return warm_up * min(1.0, (1.0 - progress) / (1.0 - QUANTIZED_FROM))
+        return warm_up * min(1.0, max(0.0, 1.0 - self.progress()) / (1.0 - QUANTIZED_FROM))
 
     def train_step(self) -> float:
         """One step; returns its loss."""
-        progress = self.step / self.steps
-        length, turns = (LONG, 12) if progress >= LONG_FROM else (SHORT, 5)
+        progress = self.progress()
+        length, turns = (LONG, 8) if progress >= LONG_FROM else (SHORT, 5)
         batch: Batch = pack(self.tokenizer, self.seed, self.step, ROWS_TIMES_LENGTH // length, length, turns)
         mask = document_mask(torch.from_numpy(batch.documents)).to(torch.bfloat16)
         weights, labels = torch.from_numpy(batch.weights).flatten(), torch.from_numpy(batch.labels).flatten()
@@ -138,25 +138,27 @@ class Trainer:
                 optimizer.load_state_dict(saved)
             self.step, self.seconds = state["step"], state["seconds"]
 
-    def run(self, stop_at: int) -> None:
-        """Train up to step `stop_at`, with a line of progress every 25 steps and a saved state every 200."""
+    def run(self) -> None:
+        """Train to the end of the schedule, with a line of progress every 25 steps and a saved state every 50."""
         losses: list[float] = []
-        while self.step < stop_at:
+        while self.progress() < 1:
             start = time.perf_counter()
             losses.append(self.train_step())
             self.seconds += time.perf_counter() - start
-            if self.step % 25 == 0 or self.step == stop_at:
-                left = (self.steps - self.step) * self.seconds / self.step / 60
-                mean = sum(losses) / len(losses)
-                print(f"step {self.step}/{self.steps}  loss {mean:.4f}  {self.seconds / 60:.1f} min, "
-                f"{left:.0f} left, "
-                      f"{self.step * ROWS_TIMES_LENGTH / self.seconds:.0f} tokens/s", flush=True)  # fmt: skip
+            if self.step % 25 == 0:
+                minutes, progress = self.seconds / 60, self.progress()
+                print(
+                    f"step {self.step}  {progress:.1%}  loss {sum(losses) / len(losses):.4f}  {minutes:.1f} min, "
+                    f"{minutes / progress - minutes:.0f} left, "
+                    f"{self.step * ROWS_TIMES_LENGTH / self.seconds:.0f} tokens/s",
+                    flush=True,
+                )
                 losses.clear()
-            if self.step % 200 == 0 or self.step == stop_at:
+            if self.step % 50 == 0:
                 self.save()
             if self.step % 800 == 0:
                 print_samples(self.model, self.tokenizer)
-                accuracy_table(self.model, self.tokenizer, per_task=10, seed=2)
+        self.save()
 
 
 def write_checkpoint(model: Llama, config: Config, output: Path) -> None:
@@ -164,6 +166,7 @@ def write_checkpoint(model: Llama, config: Config, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
+    (output / "model.safetensors").chmod(0o644)  # save_file makes it private
     files: dict[str, dict[str, object]] = {
         "config.json": {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": config.vocab_size,
@@ -203,7 +206,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the state of the run")
     parser.add_argument("--output", type=Path, help="checkpoint folder to write at the end")
     parser.add_argument("--steps", type=int, default=2800, help="length of the whole schedule")
-    parser.add_argument("--stop-at", type=int, help="stop after this step of the schedule, keeping the state")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="end after this time, with the whole schedule fitted to it"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="run without torch.compile")
@@ -215,15 +220,14 @@ def main() -> None:
     if not path.exists():
         train_tokenizer(path, config.vocab_size, arguments.seed)
     tokenizer = Tokenizer.from_file(str(path))
-    trainer = Trainer(
-        config, tokenizer, arguments.work, arguments.steps, arguments.seed, not arguments.no_compile
-    )
+    trainer = Trainer(config, tokenizer, arguments)
     print(f"{sum(p.numel() for p in trainer.model.parameters())} parameters", flush=True)
     trainer.resume()
-    trainer.run(arguments.stop_at or arguments.steps)
+    trainer.run()
     if arguments.output:
         write_checkpoint(trainer.model, config, arguments.output)
         (arguments.output / "tokenizer.json").write_bytes(path.read_bytes())
+        (arguments.output / "heldout.json").write_text(json.dumps(held_out_set(), indent=1) + "\n")
         accuracy_table(trainer.model, tokenizer, per_task=100, seed=3, all_dtypes=True)
 
 
