@@ -33,6 +33,7 @@ commands:
   plan      what converting a model would do, before it is done
   convert   a Hugging Face checkpoint to a tensor cache
   models    the model families and quantization modes, and what each supports
+  export    a tensor cache as a GGUF file or as safetensors
   inspect   what is in a cache or a manifest
   verify    compare every shard with the manifest
   generate  answer one prompt
