@@ -15,7 +15,7 @@ from checkpoints_for_tests import random_tensors, write_checkpoint
 from kumquant import LLM, SamplingParams, TensorCache
 from kumquant.convert import convert, stream
 from kumquant.errors import CheckpointError, UnsupportedError
-from kumquant.models import FAMILIES, family_of, load_model_config
+from kumquant.models import FAMILIES, describe, family_of, load_model_config
 
 CASES = Path(__file__).parents[2].parent / "shared" / "conformance" / "cases"
 LLAMA_LIKE: dict[str, Any] = {
@@ -94,6 +94,10 @@ def test_mlp_biases_of_gpt_neox_are_float32_in_every_mode(tmp_path):
     dtypes = {name: cache.record(name).dtype for name in cache if name.endswith(".bias")}
     assert {name for name, dtype in dtypes.items() if dtype == "float32"} == {
         f"gpt_neox.layers.{layer}.mlp.{part}.bias" for layer in (0, 1) for part in ("dense_h_to_4h", "dense_4h_to_h")}
+    convert(tmp_path / "hf", tmp_path / "plain", "q0f16")
+    for mode in ("q4f16_1", "q0f16"):
+        found = describe(TensorCache.open(tmp_path / {"q4f16_1": "out", "q0f16": "plain"}[mode]).manifest)
+        assert (found.family, found.quantization) == ("gpt_neox", mode)
     assert cache.manifest.has_twin and (tmp_path / "out" / "tensor-cache-b16.json").is_file()
 
 

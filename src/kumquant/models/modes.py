@@ -26,7 +26,8 @@ def possible_schemes(records: Mapping[str, Record]) -> list[Scheme]:
         return [SCHEMES["q4f16_autoawq"]]
     stems = [name.removesuffix(".q_scale") for name in records if name.endswith(".q_scale")]
     pairs = [(records.get(f"{stem}.q_weight"), records[f"{stem}.q_scale"]) for stem in stems]
-    dtype = _model_dtype([scale for _, scale in pairs] or list(records.values()))
+    matrices = [record for record in records.values() if len(record.shape) > 1]  # biases may have a dtype of their own
+    dtype = _model_dtype([scale for _, scale in pairs] or matrices or list(records.values()))
     if not pairs:
         return [scheme for scheme in SCHEMES.values() if scheme.storage == "plain" and scheme.model_dtype == dtype]
     has_plain_ends = any(_PLAIN_EMBEDDING.search(name) for name in records)
