@@ -181,7 +181,7 @@ def write_checkpoint(model: Llama, config: Config, output: Path) -> None:
             "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0, "torch_dtype": "bfloat16",
         },
         "generation_config.json": {
-            "bos_token_id": 0, "eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False,
+            "bos_token_id": 0, "eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": True, "temperature": 0.7,
         },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>",
