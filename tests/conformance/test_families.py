@@ -37,6 +37,7 @@ from kumquant.runtime.reference import forward
 REFERENCE = Path(__file__).parent / "reference"
 CHECKPOINTS = json.loads((REFERENCE / "checkpoints.json").read_text())
 LOGITS = np.load(REFERENCE / "logits.npz")
+CASES = Path(__file__).parents[2].parent / "shared" / "conformance" / "cases"
 ALL_MODELS = MODELS | PUBLISHED
 INT8 = json.loads((REFERENCE / "int8_kl.json").read_text())
 TOLERANCE = 1e-5
@@ -81,6 +82,30 @@ def test_logits_at_every_position(model, mode, cache_of):
     weights = {tensor.name: cache.dequantize(tensor.name) for tensor in cache.plan}
     twin = forward(cache.spec, weights, token_ids(model))[:, STORED_COLUMNS]
     assert np.abs(twin - expected).max() <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize("model", [name for name in ALL_MODELS if not name.startswith("llama_")])
+def test_the_transposed_and_the_three_bit_layout(model, cache_of):
+    mode = "q3f16_1" if family_of(ALL_MODELS[model]).config(ALL_MODELS[model]).experts else "q4f16_0"
+    cache, tokens = cache_of(model, mode), token_ids(model)
+    weights = {tensor.name: cache.dequantize(tensor.name) for tensor in cache.plan}
+    expected = forward(cache.spec, weights, tokens)
+    found = Model(cache, threads=1).logits(tokens, activations="float32")
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="skipped: no ../shared/conformance")
+@pytest.mark.parametrize("mode, tolerance", [("q0f32", 1e-5), ("q4f16_0", 5e-3), ("q4f16_1", 5e-3)])
+def test_logits_of_the_reference_caches_of_gpt2(mode, tolerance, tmp_path):
+    """Group modes differ by the rounding of products to float16 (docs/format.md, "Decoding")."""
+    case = CASES / "gpt2_f32"
+    folder = Path(shutil.copytree(case / f"cache-{mode}", tmp_path / "cache"))
+    shutil.copy(case / "hf" / "config.json", folder)
+    reference = np.load(case / "reference.npz")
+    tokens = [int(token) for token in reference["input_ids"].ravel()]
+    logits = Model(TensorCache.open(folder, mode), threads=1).logits(tokens, activations="float32")
+    expected = reference[f"logits_{mode}"].reshape(logits.shape)
+    assert np.abs(logits - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("model", ALL_MODELS)

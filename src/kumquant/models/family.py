@@ -166,8 +166,8 @@ class Family(ConfigRules):
     def _check_format(self, config: ModelConfig) -> None:
         lost = [flag for flag in self.not_in_format if config.has(flag)]
         if lost:
-            keys = sorted({str(self.flags.get(flag, flag)) for flag in lost})
-            what = "biases" if all(flag.endswith("bias") for flag in lost) else "tensors"
+            keys = sorted({"tie_word_embeddings" if flag == "not tied" else str(self.flags[flag]) for flag in lost})
+            what = "biases" if all(flag.endswith("bias") for flag in lost) else "tensors (a head of its own)"
             raise UnsupportedError(
                 f"the model has {what}, which have no place in MLC's layout of this family",
                 where=f"config.json: {', '.join(keys)}",
