@@ -18,7 +18,8 @@ _PLAIN: dict[str, np.dtype[Any]] = {
 _SCALE_BYTES, _CODE_BYTES = 2, 16
 Q4_0_GROUP = 32
 # Few enough to stay in a core's cache.
-_GROUPS_AT_A_TIME = 2048
+_GROUPS_AT_A_TIME = 8192
+_Q4_0_BLOCK = np.dtype([("scale", "<u2"), ("codes", "<u8", (2,))])
 
 
 def values_of(blocks: np.ndarray, kind: GgufType) -> np.ndarray:
@@ -42,24 +43,28 @@ def q4_0_codes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Bit for bit the same numbers: d * (q - 8) is -d * (15 - q - 7), for every q and every d, -0, subnormals and
     infinities included.
     """
-    groups = blocks.reshape(-1, _SCALE_BYTES + _CODE_BYTES)
+    groups = np.ascontiguousarray(blocks).reshape(-1).view(_Q4_0_BLOCK)
     codes = np.empty((len(groups), 2, 2), np.uint32)
     scales = np.empty(len(groups), np.uint16)
+    low, high, scratch = (np.empty((_GROUPS_AT_A_TIME, 2), np.uint64) for _ in range(3))
     for begin in range(0, len(groups), _GROUPS_AT_A_TIME):
         part = slice(begin, begin + _GROUPS_AT_A_TIME)
-        scales[part] = groups[part, :_SCALE_BYTES].copy().view("<u2")[:, 0]
-        low = np.invert(groups[part, _SCALE_BYTES:].copy().view("<u8"))  # 15 - q in every half byte
-        high = low >> np.uint64(4)
-        codes[part, 0], codes[part, 1] = _squeezed(low), _squeezed(high)
+        count = len(groups[part])
+        scales[part] = groups["scale"][part]
+        np.invert(groups["codes"][part], out=low[:count])  # 15 - q in every half byte
+        np.right_shift(low[:count], np.uint64(4), out=high[:count])
+        codes[part, 0] = _squeezed(low[:count], scratch[:count])
+        codes[part, 1] = _squeezed(high[:count], scratch[:count])
     scales ^= np.uint16(0x8000)
     return codes.reshape(len(blocks), -1), scales.view(np.float16).reshape(len(blocks), -1)
 
 
-def _squeezed(words: np.ndarray) -> np.ndarray:
-    """The low halves of the eight bytes of each uint64, side by side in its low 32 bits. Overwrites ``words``."""
+def _squeezed(words: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+    """The low halves of the eight bytes of each uint64, side by side in its low 32 bits. Overwrites both."""
     words &= np.uint64(0x0F0F0F0F0F0F0F0F)
     for shift, kept in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
-        words |= words >> np.uint64(shift)
+        np.right_shift(words, np.uint64(shift), out=scratch)
+        words |= scratch
         words &= np.uint64(kept)
     return words
 
