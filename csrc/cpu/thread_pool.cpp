@@ -25,10 +25,17 @@ static void spin_until(Done done) {
 }
 
 ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {  // joinable threads in a vector that is destroyed would end the process
+    stop();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_.store(true, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

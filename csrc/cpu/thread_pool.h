@@ -14,6 +14,7 @@ namespace kq {
 
 class ThreadPool {
  public:
+  // Throws std::system_error when the system refuses a thread; those already started are ended first.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -27,6 +28,7 @@ class ThreadPool {
 
  private:
   void work(int index);
+  void stop();
 
   const int threads_;
   const std::function<void(int)>* job_ = nullptr;

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Far more than any machine has use for; beyond it a slip of the finger would exhaust the system's threads.
+MAX_THREADS = 1024
+
 
 def default_threads() -> int:
     """Physical cores among the processors this process may run on.

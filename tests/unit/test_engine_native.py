@@ -1,10 +1,16 @@
 """The engine on the native core: one result, alone, in a batch, preempted, on reused pages, on any threads."""
 
+import os
+import signal
+
 import pytest
 from checkpoints_for_tests import tiny_llama
 
 import kumquant
 from kumquant.engine import Engine, SamplingParams
+from kumquant.errors import CapacityError, RequestError
+from kumquant.processors import MAX_THREADS
+from kumquant.runtime import Model
 
 PROMPTS = [[5, 6, 7], [9] * 70, list(range(10, 90)), [5, 6, 8], [3]]
 PARAMS = SamplingParams(
@@ -73,3 +79,37 @@ def test_greedy_is_the_likeliest_of_the_logits(llm):
     expected = logits[len(PROMPTS[2]) - 1:-1].argmax(axis=1).tolist()
     assert result.token_ids == expected
     assert [entry.top[0][0] for entry in result.logprobs] == expected
+
+
+@pytest.mark.parametrize("threads", [MAX_THREADS + 1, 2**70])
+def test_more_threads_than_any_machine_has_are_refused(llm, threads):
+    with pytest.raises(RequestError, match="threads: value out of range") as refusal:
+        kumquant.LLM(llm.folder, threads=threads)
+    assert f"1 to {MAX_THREADS}" in str(refusal.value)
+
+
+def test_threads_that_the_system_does_not_give_are_an_error_and_no_crash(llm, monkeypatch):
+    def no_threads(*arguments):
+        raise RuntimeError("Resource temporarily unavailable")
+
+    monkeypatch.setattr("kumquant._native.Model", no_threads)
+    with pytest.raises(CapacityError, match="gives no 8 threads"):
+        Model(kumquant.TensorCache.open(llm.folder), threads=8)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="skipped: no fork here")
+def test_a_forked_process_is_refused_instead_of_waiting_for_threads_it_does_not_have(llm):
+    threaded = kumquant.LLM(llm.folder, threads=2)
+    threaded.logits([5])
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that waits for ever
+        code = 1
+        try:
+            threaded.logits([5])
+        except RequestError as error:
+            code = 0 if "before the process was forked" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert threaded.logits([5]).shape == (1, threaded.model.vocab_size)

@@ -20,6 +20,7 @@ def test_defaults_sample_from_the_models_own_distribution():
 BAD = [
     ("max_tokens", 0, "at least 1"), ("max_tokens", 2.5, "an integer"), ("max_tokens", True, "an integer"),
     ("temperature", -0.1, "at least 0"), ("temperature", math.nan, "a finite number"),
+    ("repetition_penalty", 10**400, "a finite number"),
     ("temperature", "hot", "a finite number"), ("top_k", -2, "at least -1"),
     ("top_p", 0.0, "above 0, at most 1"), ("top_p", 1.1, "above 0, at most 1"),
     ("min_p", -0.5, "at least 0, at most 1"), ("min_p", 2, "at least 0, at most 1"),
@@ -35,7 +36,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), BAD, ids=[f"{row[0]}={row[1]!r}" for row in BAD])
+@pytest.mark.parametrize(("name", "value", "expected"), BAD, ids=[f"{row[0]}={row[1]!r:.20}" for row in BAD])
 def test_a_bad_value_is_refused_by_name(name, value, expected):
     with pytest.raises(RequestError) as refusal:
         SamplingParams(**{name: value})
@@ -51,6 +52,10 @@ def test_message_is_whole():
 
 def test_both_ways_to_turn_top_k_off_are_one():
     assert [SamplingParams(top_k=off).sampler_config().top_k for off in (-1, 0)] == [0, 0]
+
+
+def test_any_top_k_fits_the_native_sampler():
+    assert SamplingParams(top_k=10**20).sampler_config().top_k == 2**31 - 1
 
 
 def test_stop_is_one_string_or_many():

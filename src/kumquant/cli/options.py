@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ..processors import MAX_THREADS
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """The same text on every Python version and terminal: fixed width, each option's value named once."""
@@ -36,7 +38,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=whole(1), metavar="N",
+    parser.add_argument("--threads", type=whole(1, MAX_THREADS), metavar="N",
                         help="threads (default: the physical cores); results do not depend on it")
 
 

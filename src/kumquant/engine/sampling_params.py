@@ -14,6 +14,7 @@ from ..runtime import SamplerConfig
 
 MAX_LOGPROBS = 20
 DEFAULT_MAX_TOKENS = 256
+_MAX_TOP_K = 2**31 - 1  # of any vocabulary all; what fits into the native sampler's number
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class SamplingParams:
         """What the native sampler needs. Draws a missing seed, so that a preempted request can resume."""
         seed = secrets.randbits(64) if self.seed is None else int(self.seed) % 2**64
         return SamplerConfig(
-            temperature=float(self.temperature), top_k=max(int(self.top_k), 0), top_p=float(self.top_p),
-            min_p=float(self.min_p), repetition_penalty=float(self.repetition_penalty),
+            temperature=float(self.temperature), top_k=min(max(int(self.top_k), 0), _MAX_TOP_K),
+            top_p=float(self.top_p), min_p=float(self.min_p), repetition_penalty=float(self.repetition_penalty),
             presence_penalty=float(self.presence_penalty), frequency_penalty=float(self.frequency_penalty),
             logit_bias=dict(self.logit_bias), seed=seed,
             logprobs=-1 if self.logprobs is None else int(self.logprobs),
@@ -99,12 +100,19 @@ def _check_int(name: str, value: Any, low: int, high: int | None) -> None:
 
 
 def _check_float(name: str, value: Any, low: float, high: float | None, *, above_low: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
         raise _refusal(name, value, "a finite number")
     number = float(value)
     if number < low or (above_low and number == low) or (high is not None and number > high):
         bound = f"above {low:g}" if above_low else f"at least {low:g}"
         raise _refusal(name, value, bound if high is None else f"{bound}, at most {high:g}")
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _checked_bias(bias: Any) -> dict[int, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from .. import _native
 from ..errors import CapacityError, RequestError
 from ..models import DecoderSpec, TensorCache, depends_on_length, inverse_frequencies
+from ..processors import MAX_THREADS
 from ..schemes import Scheme
 from .loader import Loader
 from .pages import PAGE_TOKENS, PagePool, pages_for
@@ -81,11 +82,15 @@ class Model:
 
     def _build(self, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], scheme: Scheme | None,
                threads: int | None, isa: str | None, release: bool) -> None:
-        if threads is not None and threads < 1:
-            raise RequestError("the number of threads must be positive", where="threads", found=threads)
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise RequestError("value out of range", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
         self.spec = spec
+        self._process = os.getpid()
         try:
             self.native: Any = _native.Model(native_spec(spec), threads or len(os.sched_getaffinity(0)), isa or "")
+        except RuntimeError as error:  # std::system_error of a thread that could not be started
+            raise CapacityError(f"the system gives no {threads} threads ({error})", where="threads",
+                                hint="Ask for fewer threads.") from None
         except ValueError as error:
             raise RequestError(str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set.") from None
         for index, rope in enumerate(spec.ropes):
@@ -132,8 +137,13 @@ class Model:
         """Runs all inputs in one native call. Every sequence appears once and has at least one new token.
 
         Raises CapacityError when a sequence lacks pages, RequestError for a token outside the vocabulary and for
-        logits of an encoder.
+        logits of an encoder, and in a process that was forked from the one that loaded the model: its threads are not
+        there.
         """
+        if os.getpid() != self._process:
+            raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
+                               expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
+                               'or let multiprocessing "spawn" its processes.')
         for item in inputs:
             if self.spec.is_encoder and item.output not in ("hidden", "none"):
                 raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
