@@ -1,5 +1,6 @@
 """The program around the subcommands: help, version, exit codes, one line for every error."""
 
+import os
 import subprocess
 import sys
 
@@ -77,6 +78,12 @@ def test_wrong_usage_is_exit_code_2(capsys, arguments, message):
     assert captured.err.startswith("usage: kumquant") and captured.err.endswith(message)
 
 
+def test_an_empty_output_is_not_the_working_directory(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "x", "-o", ""]) == 2
+    assert capsys.readouterr().err == "kumquant: error: -o/--output: is empty; expected a folder to write\n"
+
+
 def test_an_unknown_command_is_exit_code_2(capsys):
     assert main(["transmogrify"]) == 2
     assert "invalid choice: 'transmogrify'" in capsys.readouterr().err
@@ -107,6 +114,21 @@ def test_each_kind_of_error_has_its_exit_code_and_no_traceback(monkeypatch, caps
     assert failing(monkeypatch, error) == code
     message = "kumquant: error: here: is wrong; found this; expected that\nDo something.\n"
     assert capsys.readouterr() == ("", message)
+
+
+def test_an_output_that_cannot_be_written_is_no_bug(monkeypatch, capsys):
+    assert failing(monkeypatch, OSError(28, "No space left on device")) == 1
+    assert failing(monkeypatch, OSError(36, "File name too long", "xx")) == 1
+    assert capsys.readouterr().err == ("kumquant: error: cannot read or write: No space left on device\n"
+                                       "kumquant: error: xx: cannot read or write: File name too long\n")
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_stream_that_is_closed_leads_nowhere(stream):
+    run = subprocess.run([sys.executable, "-m", "kumquant", "verify", "/nowhere"], capture_output=True, text=True,
+                         check=False, preexec_fn=lambda: os.close(stream))
+    expected = "" if stream == 2 else "kumquant: error: /nowhere: no such file or folder\nCheck the path.\n"
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", expected)
 
 
 def test_a_bug_is_one_line_too(monkeypatch, capsys):

@@ -11,6 +11,7 @@ import argparse
 from dataclasses import asdict
 
 from ..convert import ConvertReport, convert
+from ..errors import RequestError
 from .options import add_json, add_threads
 from .output import counted, format_bytes, print_json, remark, warn
 from .progress import progress_for
@@ -37,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not args.output:  # as a path it would mean the working directory: "$OUT" of a script that never set it
+        raise RequestError("is empty", where="-o/--output", expected="a folder to write")
     modes = args.quantization or [DEFAULT_MODE]
     reports = convert(
         args.source, args.output, quantization=modes if len(modes) > 1 else modes[0], compat=args.compat,

@@ -52,6 +52,7 @@ class Command(Protocol):
 
 def entry_point() -> NoReturn:
     """The ``kumquant`` program."""
+    _open_missing_streams()
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show, or a pipe cannot mean, is no crash
             stream.reconfigure(errors=errors)
@@ -78,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except MemoryError:
         _complain("not enough memory\nA 4-bit mode, a smaller model or a shorter context needs less.", debug)
+        return 1
+    except OSError as error:  # stdout's disk is full, a path's name is too long, …
+        where = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"{where}cannot read or write: {error.strerror or error}", debug)
         return 1
     except Exception as error:  # a bug of ours: still one line, and how to see more
         _complain(f"{type(error).__name__}: {error}\nThis is a bug. Run with --debug for details.", debug)
@@ -136,6 +141,13 @@ def _complain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+
+
+def _open_missing_streams() -> None:
+    """Streams that the caller closed (`<&-`) lead nowhere; else the next file opened would take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (stays open as long as the process)
 
 
 def _silence_stdout() -> None:
