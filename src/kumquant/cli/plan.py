@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quantization", metavar="MODE", action="append", default=[],
                         help="the mode to plan for; repeatable (default: every mode)")
     parser.add_argument("--lora", metavar="DIR", action="append", default=[], help="as for kumquant convert")
+    parser.add_argument("--model-type", metavar="NAME", help="as for kumquant convert")
     parser.add_argument("--compat", action="store_true", help="as for kumquant convert")
     parser.add_argument("--tensors", action="store_true", help="also list every tensor and its route")
     add_threads(parser)
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    report = plan(args.source, args.quantization, args.compat, args.threads, lora=args.lora)
+    report = plan(args.source, args.quantization, args.compat, args.threads, lora=args.lora, model_type=args.model_type)
     warn(args, report.warnings)
     if args.json:
         print_json(_document(report))

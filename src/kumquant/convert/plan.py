@@ -76,11 +76,11 @@ class PlanReport:
 
 
 def plan(source: str | Path, quantization: str | Sequence[str] = (), compat: bool = False, threads: int | None = None,
-         *, lora: Adapters = ()) -> PlanReport:
+         *, lora: Adapters = (), model_type: str | None = None) -> PlanReport:
     """Say what ``convert`` would do with ``source``, reading headers and configs only.
 
     source: as for ``convert``; of a model on the hub only headers are fetched. quantization: modes; every mode that
-    can be written by default. threads: as ``convert`` would use. Times come from quantizing 1 MiB in every mode on this
+    can be written by default. threads, lora, model_type: as for ``convert``. Times come from quantizing 1 MiB in every mode on this
     machine, and from a stated rate for the rest.
 
     Raises what ``convert`` would raise before its work, if no mode can be made.
@@ -93,7 +93,8 @@ def plan(source: str | Path, quantization: str | Sequence[str] = (), compat: boo
     with outline(source) as (folder, is_whole):
         for mode in modes:
             try:
-                job = plan_jobs(folder, {mode: Path()}, compat, lora, headers_only=not is_whole)[0]
+                job = plan_jobs(folder, {mode: Path()}, compat, lora, model_type=model_type,
+                                headers_only=not is_whole)[0]
             except Error as error:
                 if mode == modes[-1] and not jobs:
                     raise
