@@ -80,8 +80,8 @@ def plan(source: str | Path, quantization: str | Sequence[str] = (), compat: boo
     """Say what ``convert`` would do with ``source``, reading headers and configs only.
 
     source: as for ``convert``; of a model on the hub only headers are fetched. quantization: modes; every mode that
-    can be written by default. threads, lora, model_type: as for ``convert``. Times come from quantizing 1 MiB in every mode on this
-    machine, and from a stated rate for the rest.
+    can be written by default. threads, lora, model_type: as for ``convert``. Times come from quantizing 1 MiB in every
+    mode on this machine, and from a stated rate for the rest.
 
     Raises what ``convert`` would raise before its work, if no mode can be made.
     """
