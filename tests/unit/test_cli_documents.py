@@ -63,6 +63,11 @@ def test_convert(capsys, cache, tmp_path):
     assert_documented("convert", document_of(capsys, "convert", cache / "source", "-o", tmp_path / "out"))
 
 
+def test_export(capsys, cache, tmp_path):
+    keys = printed(capsys, "export", cache / "cache", "--to", "gguf", "-o", tmp_path / "m.gguf")
+    assert keys == documented("export")
+
+
 def test_inspect(capsys, cache):
     document = document_of(capsys, "inspect", cache / "cache")
     assert_documented("inspect", document)
