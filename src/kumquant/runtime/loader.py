@@ -188,8 +188,11 @@ class Loader:
             self._check_rows(role, (name,), rows)
 
     def _read_rows_from_file(self, role: str, codes: str, scales: str) -> None:
-        """Rows of a mapped table are read, not touched: a touched row makes 64 KiB around it resident."""
-        if not isinstance(self.tensors, StoredTensors):
+        """Rows of a mapped table are read, not touched: a touched row makes 64 KiB around it resident.
+
+        Positions and token types are small, and every token needs them: a call each would only cost time.
+        """
+        if role != "embed" or not isinstance(self.tensors, StoredTensors):
             return
         (path, codes_at), (scales_path, scales_at) = self.tensors.location(codes), self.tensors.location(scales)
         if path == scales_path:
