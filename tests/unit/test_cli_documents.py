@@ -64,8 +64,8 @@ def test_convert(capsys, cache, tmp_path):
 
 
 def test_export(capsys, cache, tmp_path):
-    keys = printed(capsys, "export", cache / "cache", "--to", "gguf", "-o", tmp_path / "m.gguf")
-    assert keys == documented("export")
+    document = document_of(capsys, "export", cache / "cache", "--to", "gguf", "-o", tmp_path / "m.gguf")
+    assert_documented("export", document)
 
 
 def test_inspect(capsys, cache):
