@@ -7,7 +7,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <climits>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -40,7 +43,8 @@ using PlainPart = std::tuple<Bytes, int>;
 
 static QuantizedRows quantized_rows(const QuantizedPart& part, const std::string& dtype, int inputs, int bits, int group, int layout) {
   const auto& [codes, scales, zeros, rows] = part;
-  if ((bits != 3 && bits != 4 && bits != 8) || group < 8 || layout < 0 || layout > 2) throw std::invalid_argument("unknown quantization layout");
+  if ((bits != 3 && bits != 4 && bits != 8) || group < 8 || group % (32 / bits) || layout < 0 || layout > 2)
+    throw std::invalid_argument("unknown quantization layout");
   QuantizedRows q{codes.data(), scales.data(), number_named(dtype), rows, inputs, bits, group, (CodeLayout)layout, nullptr};
   const size_t awq_words = (size_t)rows / 8;
   if (q.layout == CodeLayout::awq) {
@@ -68,6 +72,8 @@ static Activation activation_named(const std::string& name) {
   throw std::invalid_argument("unknown activation " + name);
 }
 
+constexpr int kMaxRopes = 64;  // far more than any model has
+
 static DecoderSpec decoder_spec(const nb::dict& d) {
   DecoderSpec s;
   auto integer = [&](const char* key) {
@@ -87,6 +93,9 @@ static DecoderSpec decoder_spec(const nb::dict& d) {
   s.rope_dim = nb::cast<int>(d["rope_dim"]);
   if (s.intermediate_size < 0) throw std::invalid_argument("intermediate_size is negative");
   if (s.rope_dim < 0 || s.rope_dim > s.head_dim || s.rope_dim % 2) throw std::invalid_argument("rope_dim is odd or exceeds head_dim");
+  // Widths are ints wherever they are used: two halves of an MLP, or all heads of queries, keys and values.
+  const int64_t widest = std::max<int64_t>((s.num_heads + 2LL * s.num_kv_heads) * s.head_dim, 2LL * s.intermediate_size);
+  if (widest > INT_MAX) throw std::invalid_argument("a layer is wider than 2^31 - 1");
   s.norm_eps = number("norm_eps");
   s.attention_scale = number("attention_scale");
   s.embed_scale = number("embed_scale");
@@ -107,6 +116,8 @@ static DecoderSpec decoder_spec(const nb::dict& d) {
   s.layer_rope = nb::cast<std::vector<int>>(d["layer_rope"]);
   if ((int)s.sliding_window.size() != s.num_layers || (int)s.layer_rope.size() != s.num_layers)
     throw std::invalid_argument("sliding_window and layer_rope need one entry a layer");
+  for (int rope : s.layer_rope)
+    if (rope < -1 || rope >= kMaxRopes) throw std::invalid_argument("layer_rope is not an index of a rope");
   s.experts.count = nb::cast<int>(d["num_experts"]);
   if (s.experts.count) {
     s.experts.per_token = integer("experts_per_token");
@@ -121,12 +132,15 @@ static DecoderSpec decoder_spec(const nb::dict& d) {
 static bool is_gated(const std::string& role) { return role.ends_with("gate_up"); }
 
 // Keeps the arrays that an embedding looks into alive.
+// mutex: buffers and thread pool serve one call at a time. Taken without the interpreter lock, or two callers could wait
+// for each other.
 struct PyModel {
   PyModel(const nb::dict& spec, int threads, const std::string& isa)
       : model(decoder_spec(spec), threads, choose_kernels(isa)) {}
   Model model;
   std::vector<Bytes> kept;
   Scratch sampled_logits;
+  std::mutex mutex;
 };
 
 static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& sequences,
@@ -138,6 +152,7 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
   for (size_t i = 0; i < sequences.size(); i++) {
     if (outputs[i] < 0 || outputs[i] > 4) throw std::invalid_argument("unknown output kind");
     StepOutput output = (StepOutput)outputs[i];
+    if (!sequences[i]) throw std::invalid_argument("a sequence is None");
     if (output == StepOutput::sample && !sequences[i]->sampler) throw std::invalid_argument("the sequence has no sampler");
     for (int32_t page : sequences[i]->pages)
       if (page < 0 || page >= pool.num_pages()) throw std::invalid_argument("page outside the pool");
@@ -151,11 +166,11 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
   if (wants_logits || wants_hidden) {
     owned.reset(new float[rows * vocab]);
     logits = owned.get();
-  } else if (rows) {
-    logits = m.sampled_logits.get<float>(rows * vocab);
   }
   {
     nb::gil_scoped_release release;
+    std::lock_guard lock(m.mutex);
+    if (rows && !logits) logits = m.sampled_logits.get<float>(rows * vocab);
     m.model.step(pool, inputs, int8, logits);
   }
   nb::list choices;
@@ -235,6 +250,7 @@ static void bind_runtime(nb::module_& m) {
              for (const QuantizedPart& part : parts) rows.push_back(quantized_rows(part, dtype, inputs, bits, group, layout));
              Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
+             std::lock_guard lock(m.mutex);
              linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool(), m.model.kernels());
            })
       .def("set_plain",
@@ -244,6 +260,7 @@ static void bind_runtime(nb::module_& m) {
              for (const auto& [values, count] : parts) rows.push_back(plain_rows(values, dtype, count, inputs));
              Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
+             std::lock_guard lock(m.mutex);
              linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool());
            })
       .def("set_embedding_quantized",

@@ -61,6 +61,13 @@ int Embedding::rows() const {
   return source == Source::panels ? panels->rows : source == Source::quantized ? quantized.rows : source == Source::plain ? plain.rows : 0;
 }
 
+int Embedding::inputs() const {
+  return source == Source::panels      ? panels->inputs
+         : source == Source::quantized ? quantized.inputs
+         : source == Source::plain     ? plain.inputs
+                                       : 0;
+}
+
 Model::Model(DecoderSpec spec, int threads, const Kernels& kernels)
     : spec_(std::move(spec)), kernels_(kernels), pool_(threads), layers_(spec_.num_layers) {
   for (int i = 0; i < pool_.size(); i++) thread_states_.push_back(std::make_unique<ThreadState>());
@@ -172,6 +179,9 @@ void Model::check() const {
     norm(l.attn_post_norm, s.hidden_size, at + "attn_post_norm");
     norm(l.mlp_norm, s.hidden_size, at + "mlp_norm");
     norm(l.mlp_post_norm, s.hidden_size, at + "mlp_post_norm");
+    // Elsewhere an absent norm means none.
+    if (s.norm_after_residual && !l.attn_norm.present()) throw std::invalid_argument(at + "attn_norm is missing");
+    if ((s.norm_after_residual || s.experts.count) && !l.mlp_norm.present()) throw std::invalid_argument(at + "mlp_norm is missing");
     if (s.qk_norm && (l.q_norm.empty() || l.k_norm.empty())) throw std::invalid_argument(at + "q_norm or k_norm is missing");
     vector(l.q_norm, s.qk_norm_over_all ? s.q_size() : s.head_dim, at + "q_norm");
     vector(l.k_norm, s.qk_norm_over_all ? s.kv_size() : s.head_dim, at + "k_norm");
@@ -201,6 +211,10 @@ void Model::check() const {
   norm(embed_norm_, s.hidden_size, "embed_norm");
   if (head_.present()) matrix(head_, s.vocab_size, s.hidden_size, "head");
   if (embedding_.source == Embedding::Source::none) throw std::invalid_argument("embedding is missing");
+  for (const Embedding* table : {&embedding_, &positions_, &token_types_})
+    if (table->source != Embedding::Source::none && (table->inputs() != s.hidden_size || table->rows() < 1))
+      throw std::invalid_argument("an embedding has " + std::to_string(table->rows()) + " rows of " + std::to_string(table->inputs()) +
+                                  " values, expected rows of " + std::to_string(s.hidden_size));
   for (const Rope& rope : ropes_)
     if (rope.frequencies.empty()) throw std::invalid_argument("rope frequencies are missing");
 }
@@ -260,6 +274,9 @@ void Model::check_inputs(const std::vector<StepInput>& inputs) const {
     for (const StepInput* other = inputs.data(); other != &in; other++)
       if (other->sequence == in.sequence) throw std::invalid_argument("a sequence appears twice in a step");
     if (in.count < 1) throw std::invalid_argument("a step needs at least one token of each sequence");
+    const size_t frequencies = in.sequence->inverse_frequencies.size();
+    if (frequencies && frequencies != (size_t)spec_.rope_dim / 2)
+      throw std::invalid_argument("a sequence has rope frequencies of the wrong length");
     if ((size_t)end > in.sequence->pages.size() * kPageTokens) throw std::length_error("a sequence lacks pages");
     if (positions_.source != Embedding::Source::none && end > positions_.rows())
       throw std::length_error("the model has position embeddings for " + std::to_string(positions_.rows()) + " tokens only");

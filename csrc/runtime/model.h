@@ -53,6 +53,7 @@ struct Embedding {
   void open_file(const std::string& path, int64_t codes, int64_t scales);  // stays with the mapping if it cannot be opened
   void read(int row, float* y) const;
   int rows() const;
+  int inputs() const;  // values of a row
 
  private:
   bool read_from_file(int row, float* y) const;

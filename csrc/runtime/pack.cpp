@@ -98,6 +98,7 @@ int zero_at(const QuantizedRows& s, int row, int group) {
 void pack_row(const QuantizedRows& s, int row, const Panels& p, uint8_t* panel, int r) {
   const size_t block = p.block_bytes(), number_size = size_of(p.number);
   const int code_bytes = p.lines() * 64, inputs_per_line = p.code_bits == 8 ? 4 : 8;
+  const int finer = s.group / p.group, groups = (s.inputs + p.group - 1) / p.group;
   // Where the line that holds a group's inputs from `in` on keeps row r.
   auto line = [&](int g, int in) {
     return panel + (size_t)(g / 2) * block + (size_t)(g % 2) * code_bytes + (size_t)(in / inputs_per_line) * 64 + r * 4;
@@ -105,7 +106,7 @@ void pack_row(const QuantizedRows& s, int row, const Panels& p, uint8_t* panel, 
   if (s.layout != CodeLayout::awq && s.bits != 3) {  // a word is a line
     const size_t step = s.layout == CodeLayout::rows ? 1 : s.rows;
     size_t at = s.layout == CodeLayout::rows ? (size_t)row * s.words() : row;
-    for (int g = 0; g < s.groups(); g++)
+    for (int g = 0; g < groups; g++)
       for (int in = 0; in < p.group; in += inputs_per_line, at += step) {
         const uint32_t word = word_at(s.codes, at), packed = s.bits == 8 ? word : to_line(word);
         std::memcpy(line(g, in), &packed, 4);
@@ -117,7 +118,6 @@ void pack_row(const QuantizedRows& s, int row, const Panels& p, uint8_t* panel, 
       *byte = (uint8_t)(*byte | (k % p.group % 8 < 4 ? code : code << 4));
     }
   }
-  const int finer = s.group / p.group, groups = (s.inputs + p.group - 1) / p.group;
   for (int g = 0; g < groups; g++) {
     uint8_t* numbers = panel + (size_t)(g / 2) * block + 2 * code_bytes;
     std::memcpy(numbers + ((g % 2) * kPanelRows + r) * number_size, scale_at(s, row, g / finer), number_size);
