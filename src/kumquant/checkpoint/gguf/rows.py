@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -29,12 +30,51 @@ def values_of(blocks: np.ndarray, kind: GgufType) -> np.ndarray:
     """
     if kind.name in _PLAIN:
         return blocks.view(_PLAIN[kind.name])
+    if kind.name in _SIMPLE:
+        groups = np.ascontiguousarray(blocks).reshape(-1, kind.block_bytes)
+        return _SIMPLE[kind.name](groups).reshape(len(blocks), -1)
     quants = gguf_quants(kind.name)
     try:
         number = quants.GGMLQuantizationType[kind.name]
         return np.asarray(quants.dequantize(blocks, number), np.float32)
     except (KeyError, NotImplementedError) as reason:
         raise UnsupportedError("tensors of this type cannot be dequantized", where=kind.name) from reason
+
+
+def _half_bytes(groups: np.ndarray) -> np.ndarray:
+    """(groups, 16) uint8 -> float32 (groups, 32): the low halves of all bytes, then the high ones."""
+    values = np.empty((len(groups), 2 * groups.shape[1]), np.float32)
+    values[:, : groups.shape[1]] = groups & 0x0F
+    values[:, groups.shape[1] :] = groups >> 4
+    return values
+
+
+def _halves(groups: np.ndarray, begin: int) -> np.ndarray:
+    """The float16 at byte ``begin`` of each group as float32 (groups, 1)."""
+    return groups[:, begin : begin + 2].copy().view("<f2").astype(np.float32)
+
+
+def _q4_0(groups: np.ndarray) -> np.ndarray:
+    values = _half_bytes(groups[:, 2:])
+    values -= np.float32(8)
+    values *= _halves(groups, 0)
+    return values
+
+
+def _q4_1(groups: np.ndarray) -> np.ndarray:
+    """A float16 scale and a float16 minimum before the codes."""
+    values = _half_bytes(groups[:, 4:])
+    values *= _halves(groups, 0)
+    values += _halves(groups, 2)
+    return values
+
+
+def _q8_0(groups: np.ndarray) -> np.ndarray:
+    return groups[:, 2:].copy().view(np.int8).astype(np.float32) * _halves(groups, 0)
+
+
+# Types simple and common enough to need no package. Source: ggml's block_q4_0, block_q4_1, block_q8_0.
+_SIMPLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}
 
 
 def q4_0_codes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
