@@ -1,7 +1,7 @@
 """Hugging Face checkpoints: weights by name and a config, read lazily."""
 
 from .checkpoint import Checkpoint, CheckpointFile, PackedRows, TensorInfo
-from .gguf import GGUF_FAMILIES, GGUF_TYPES, GgufFamily, halves_order, llama3_divisors, q4_0_blocks
+from .gguf import GGUF_FAMILIES, GGUF_TYPES, GgufFamily, halves_order, is_gguf, llama3_divisors, q4_0_blocks
 from .opening import open_checkpoint
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "PackedRows",
     "TensorInfo",
     "halves_order",
+    "is_gguf",
     "llama3_divisors",
     "open_checkpoint",
     "q4_0_blocks",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, is_gguf, open_checkpoint
 from ..errors import CheckpointError
 from ..hub import local_folder
 from ..models import CacheTensor, TensorCache, family_of
@@ -17,7 +17,7 @@ from ..tensor_cache import MANIFEST_NAMES
 def open_reference(path: Path, threads: int) -> Model:
     """The model at ``path``: a cache (a folder with a manifest, or a manifest), else a checkpoint; or on the hub."""
     path = local_folder(path)
-    if path.is_file() or any((path / name).exists() for name in MANIFEST_NAMES):
+    if (path.is_file() and not is_gguf(path)) or any((path / name).exists() for name in MANIFEST_NAMES):
         return Model(TensorCache.open(path), threads=threads)
     return _from_checkpoint(path, threads)
 
