@@ -47,11 +47,6 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
                         help="how group-quantized layers compute: int8 (default, fast) or float32 (exact)")
 
 
-def add_quantization(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("-q", "--quantization", metavar="MODE", default=default,
-                        help=f"how: {default} (default), q4f32_1, q0f16, …; a wrong one lists all")
-
-
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer of at least ``low`` (and at most ``high``)."""
     bounds = f"at least {low}" if high is None else f"{low} to {high}"

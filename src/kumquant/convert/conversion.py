@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from typing import Any, overload
 
 from ..errors import RequestError
 from ..files import atomic_write
+from ..processors import available_processors
 from ..progress import NO_PROGRESS, Progress
 from ..quant import QUANTIZERS
 from ..tensor_cache import CacheWriter, FinishedShard, Manifest, shards_that_verify
@@ -93,7 +93,7 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     else:
         jobs = plan_jobs(source, _folders(out, quantization), compat, lora, progress, model_type=model_type)
     with _held(out, jobs, force):
-        written = _write(jobs, force, threads or _available_threads(), legacy_names, progress)
+        written = _write(jobs, force, threads or len(available_processors()), legacy_names, progress)
     seconds = time.perf_counter() - started
     reports = [_report(job, manifest, resumed, seconds) for job, (manifest, resumed) in zip(jobs, written, strict=True)]
     return reports[0] if isinstance(quantization, str) else reports
@@ -157,10 +157,6 @@ def _resume(job: Job, force: bool, threads: int, progress: Progress) -> tuple[Jo
     if force or not journal.exists():
         return journal, []
     return journal, shards_that_verify(job.out, journal.load(), progress, threads)
-
-
-def _available_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _report(job: Job, manifest: Manifest, resumed: int, seconds: float) -> ConvertReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..dtypes import DTYPES
 from ..errors import RequestError, UnsupportedError
+from ..processors import available_processors
 from ..schemes import Scheme
 from .native import round_to_nearest
 
@@ -58,7 +58,7 @@ def quantize(weight: np.ndarray, scheme: Scheme, threads: int | None = None,
         block = slice(start, start + _ROWS_AT_A_TIME)
         quantize_block(flat[block], scheme, codes[block], scales[block])
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or len(available_processors())) as pool:
         list(pool.map(run, range(0, len(flat), _ROWS_AT_A_TIME)))
     if scheme.layout == "KN":
         return np.ascontiguousarray(codes.T), np.ascontiguousarray(scales.T)

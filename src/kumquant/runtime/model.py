@@ -13,7 +13,7 @@ import numpy as np
 from .. import _native
 from ..errors import CapacityError, RequestError
 from ..models import DecoderSpec, TensorCache, depends_on_length, inverse_frequencies
-from ..processors import MAX_THREADS
+from ..processors import MAX_THREADS, available_processors
 from ..schemes import Scheme
 from .loader import Loader
 from .pages import PAGE_TOKENS, PagePool, pages_for
@@ -86,8 +86,9 @@ class Model:
             raise RequestError("value out of range", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
         self.spec = spec
         self._process = os.getpid()
+        threads = threads or len(available_processors())
         try:
-            self.native: Any = _native.Model(native_spec(spec), threads or len(os.sched_getaffinity(0)), isa or "")
+            self.native: Any = _native.Model(native_spec(spec), threads, isa or "")
         except RuntimeError as error:  # std::system_error of a thread that could not be started
             raise CapacityError(f"the system gives no {threads} threads ({error})", where="threads",
                                 hint="Ask for fewer threads.") from None

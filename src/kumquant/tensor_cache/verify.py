@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from threading import Event, Lock
 
 from ..errors import Error, RequestError, TensorCacheError
 from ..files import translated_os_errors
+from ..processors import available_processors
 from ..progress import NO_PROGRESS, Progress
 from .folder import ShardSizes, find_manifest, read_manifest
 from .manifest import MANIFEST_NAMES, TWIN_OF, Manifest, Shard
@@ -102,7 +102,7 @@ class _Hasher:
 
     def __init__(self, progress: Progress, what: str, total_bytes: int, workers: int | None) -> None:
         self._progress, self._what, self._total = progress, what, total_bytes
-        self.pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="kumquant-md5")
+        self.pool = ThreadPoolExecutor(workers or len(available_processors()), thread_name_prefix="kumquant-md5")
         self._lock, self._stop = Lock(), Event()
 
     def __enter__(self) -> _Hasher:
@@ -128,11 +128,6 @@ class _Hasher:
                 nbytes += count
                 self.advance(count, path.name)
         return nbytes, digest.hexdigest()
-
-
-def available_cpus() -> int:
-    """CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shard_problem(shard: Shard, folder: Path, sizes: ShardSizes, hasher: _Hasher) -> str | None:
