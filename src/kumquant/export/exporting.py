@@ -43,8 +43,8 @@ def export(source: str | Path, out: str | Path | None = None, to: str = "gguf", 
 
     to: "gguf": one file that llama.cpp runs; tensors of the 4-bit modes with groups of 32 become Q4_0, without loss
     where the scales fit float16. "safetensors": a folder that transformers opens; codes become the float32 numbers
-    they stand for. out: by default beside the source. quantization: the mode, where the cache does not say. force:
-    replace what is there.
+    they stand for. out: the file or folder; by default the source's name, in the working directory. quantization: the
+    mode, where the cache does not say. force: replace what is there.
 
     Raises RequestError (what ``out`` holds, unknown format), UnsupportedError (family or mode), TensorCacheError,
     CapacityError (disk full). Nothing half-written is left.
