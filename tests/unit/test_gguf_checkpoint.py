@@ -91,6 +91,7 @@ def test_q4_0_goes_over_without_loss(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache.dequantize("model.layers.0.mlp.gate_up_proj.weight"), gate_up)
     np.testing.assert_array_equal(cache.dequantize("lm_head.weight"), numbers("output.weight"))
     kept = next(use for use in report.routes if use.route == "Q4_0: codes kept")
+    assert [loss.rms_relative_error for loss in report.losses] == [0, 0, 0]
     assert kept.is_lossless and kept.tensors == sum(len(shape) == 2 for shape in shapes.values())
 
 
@@ -101,6 +102,8 @@ def test_mixed_files_take_the_best_route_for_each_tensor(tmp_path: Path) -> None
     routes = {use.route: (use.is_lossless, use.tensors) for use in report.routes}
     assert routes["float16: round-to-nearest to 4 bits"] == (False, 2)
     assert routes["Q4_0: codes kept"][0]
+    losses = {loss.tensors: loss.rms_relative_error for loss in report.losses}
+    assert 0.02 < losses["embedding"] < 0.2 and 0 < losses["linear"] < losses["embedding"] and losses["head"] == 0
     plain = convert(tmp_path / "tiny.gguf", tmp_path / "plain", "q0f16")
     assert plain.routes[0].route.startswith("dequantized from Q4_0")
 

@@ -63,5 +63,8 @@ def _print(args: argparse.Namespace, report: ConvertReport) -> None:
     for use in report.routes:
         loss = "lossless" if use.is_lossless else "lossy"
         remark(args, f"{counted(use.tensors, 'tensor')}, {format_bytes(use.source_bytes)}: {use.route} ({loss})")
+    if report.losses:
+        lost = ", ".join(f"{loss.tensors} {loss.rms_relative_error:.2%}" for loss in report.losses)
+        remark(args, f"lost of the weights (rms): {lost}")
     resumed = f", {counted(report.resumed_shards, 'shard')} taken over" if report.resumed_shards else ""
     remark(args, f"[{format_bytes(report.source_bytes)} read in {report.seconds:.1f} s{resumed}]")

@@ -19,6 +19,7 @@ from ..tensor_cache import CacheWriter, FinishedShard, Manifest, shards_that_ver
 from .chat_config import CHAT_CONFIG_NAME
 from .job import Job, plan_jobs
 from .journal import Journal, identity_of, locked
+from .loss import Loss, measure
 from .output import check_output, clear, copy_small_files, made_folder
 from .routes import RouteUse, summarize
 from .source import Adapters
@@ -32,7 +33,7 @@ class ConvertReport:
     source_bytes: of the checkpoint tensors that were used. cache_bytes: of all shards. resumed_shards:
     taken over from an earlier, interrupted run. bits_per_parameter: as the manifest says it, where float32
     records count 32 bits; stored_bits_per_parameter: bits on disk. routes: by which ways the weights came in, and
-    on which of them they lost something; most bytes first.
+    on which of them they lost something; most bytes first. losses: how much, by class of weights.
     """
 
     source: Path
@@ -49,6 +50,7 @@ class ConvertReport:
     seconds: float
     warnings: tuple[str, ...]
     routes: tuple[RouteUse, ...]
+    losses: tuple[Loss, ...]
 
 
 @overload
@@ -169,4 +171,5 @@ def _report(job: Job, manifest: Manifest, resumed: int, seconds: float) -> Conve
         stored_bits_per_parameter=manifest.nbytes * 8.0 / job.num_values, seconds=seconds,
         warnings=tuple(job.warnings),
         routes=summarize(job.tensors, job.checkpoint, job.scheme, quantizer=job.quantizer, keep_codes=job.keep_codes),
+        losses=measure(job.tensors, job.checkpoint, job.out),
     )
