@@ -1,13 +1,12 @@
 // Single kernels of a chosen instruction set, for tests and measurements: `kumquant._native.kernels`.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include "bindings.h"
+
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -18,8 +17,6 @@ namespace nb = nanobind;
 using namespace kq;
 
 namespace {
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
@@ -27,10 +24,6 @@ nb::object array(std::vector<T> values, std::initializer_list<size_t> shape) {
   auto* data = new std::vector<T>(std::move(values));
   nb::capsule owner(data, [](void* p) noexcept { delete (std::vector<T>*)p; });
   return nb::cast(nb::ndarray<nb::numpy, T>(data->data(), shape.size(), shape.begin(), owner));
-}
-
-Number number_named(const std::string& dtype) {
-  return dtype == "float32" ? Number::f32 : dtype == "float16" ? Number::f16 : Number::bf16;
 }
 
 struct Packed {
@@ -60,15 +53,8 @@ std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& s
   return p;
 }
 
-Activation activation_of(const std::string& name) {
-  const char* names[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
-  for (int i = 0; i < 5; i++)
-    if (name == names[i]) return (Activation)i;
-  throw std::invalid_argument("unknown activation " + name);
-}
-
 nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scales, const std::string& dtype, int rows, Matrix x,
-                  const std::string& activations, const std::string& epilogue, std::optional<Vector> bias, std::optional<Matrix> start,
+                  const std::string& activations, const std::string& epilogue, std::optional<Floats> bias, std::optional<Matrix> start,
                   std::optional<Bytes> zeros, int bits, int group, const std::string& activation, float scale) {
   const Kernels& kernels = choose_kernels(isa);
   const int columns = (int)x.shape(0), inputs = (int)x.shape(1);
@@ -86,7 +72,7 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
              : epilogue == "add"      ? Epilogue::add
              : epilogue == "activate" ? Epilogue::activate
                                       : Epilogue::store,
-             scale, activation_of(activation)};
+             scale, activation_named(activation)};
   if (activations == "int8") {
     std::vector<int8_t> q(columns * padded);
     std::vector<float> s(columns * groups);
@@ -106,7 +92,7 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
 }
 
 // One column: codes (padded inputs) int8, scales (groups), sums of codes (groups).
-nb::tuple quantize(const std::string& isa, Vector x, int group) {
+nb::tuple quantize(const std::string& isa, Floats x, int group) {
   const Kernels& kernels = choose_kernels(isa);
   const int inputs = (int)x.size();
   const size_t groups = (size_t)((inputs + group - 1) / group + 1) / 2 * 2;
@@ -148,32 +134,32 @@ void bind_kernels(nb::module_& m) {
   k.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"), nb::arg("group") = 32);
   k.def("attend", &attend, nb::arg("isa"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"),
         nb::arg("cap") = 0.0f);
-  k.def("rms_norm", [](const std::string& isa, Vector x, Vector weight, float eps) {
+  k.def("rms_norm", [](const std::string& isa, Floats x, Floats weight, float eps) {
     std::vector<float> y(x.size());
     choose_kernels(isa).rms_norm(x.data(), weight.data(), y.data(), (int)x.size(), eps);
     size_t n = y.size();
     return array(std::move(y), {n});
   });
-  k.def("layer_norm", [](const std::string& isa, Vector x, Vector weight, std::optional<Vector> bias, float eps) {
+  k.def("layer_norm", [](const std::string& isa, Floats x, Floats weight, std::optional<Floats> bias, float eps) {
     std::vector<float> y(x.size());
     choose_kernels(isa).layer_norm(x.data(), weight.data(), bias ? bias->data() : nullptr, y.data(), (int)x.size(), eps);
     size_t n = y.size();
     return array(std::move(y), {n});
   }, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("eps"));
-  k.def("soft_cap", [](const std::string& isa, Vector x, float cap) {
+  k.def("soft_cap", [](const std::string& isa, Floats x, float cap) {
     std::vector<float> y(x.data(), x.data() + x.size());
     choose_kernels(isa).soft_cap(y.data(), (int)x.size(), cap);
     size_t n = y.size();
     return array(std::move(y), {n});
   });
-  k.def("rope", [](const std::string& isa, Vector x, Vector cos, Vector sin, bool interleaved) {
+  k.def("rope", [](const std::string& isa, Floats x, Floats cos, Floats sin, bool interleaved) {
     std::vector<float> y(x.data(), x.data() + x.size());
     choose_kernels(isa).rope(y.data(), (int)(x.size() / 2), cos.data(), sin.data(), interleaved);
     size_t n = y.size();
     return array(std::move(y), {n});
   }, nb::arg("isa"), nb::arg("x"), nb::arg("cos"), nb::arg("sin"), nb::arg("interleaved") = false);
-  k.def("argmax", [](const std::string& isa, Vector x) { return choose_kernels(isa).argmax(x.data(), (int)x.size()); });
-  k.def("exp_sum", [](const std::string& isa, Vector x, float shift, float inverse_temperature) {
+  k.def("argmax", [](const std::string& isa, Floats x) { return choose_kernels(isa).argmax(x.data(), (int)x.size()); });
+  k.def("exp_sum", [](const std::string& isa, Floats x, float shift, float inverse_temperature) {
     std::vector<float> e(x.size());
     double sum = choose_kernels(isa).exp_sum(x.data(), (int)x.size(), shift, inverse_temperature, e.data());
     size_t n = e.size();

@@ -1,10 +1,7 @@
 // Quantizers and casts for conversion: `kumquant._native.quantize_rows` and `cast_values`.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/string.h>
+#include "bindings.h"
 
-#include <stdexcept>
-#include <string>
+#include <nanobind/stl/string.h>
 
 #include "cpu/isa.h"
 #include "kernels/quantize.h"
@@ -38,15 +35,7 @@ const QuantizeKernels* quantize_kernels_named(const char* name) {
 using namespace kq;
 
 namespace {
-using Source = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Target = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-Number number_named(const std::string& dtype) {
-  if (dtype == "float32") return Number::f32;
-  if (dtype == "float16") return Number::f16;
-  if (dtype == "bfloat16") return Number::bf16;
-  throw std::invalid_argument("dtype " + dtype + " is not float32, float16 or bfloat16");
-}
 
 // The table of the instruction set `isa`, of KUMQUANT_ISA when empty, else of the best.
 const QuantizeKernels& chosen(const std::string& isa) {
@@ -61,7 +50,7 @@ void expect(const char* what, size_t nbytes, size_t expected, const void* data, 
   if ((uintptr_t)data % alignment) throw std::invalid_argument(std::string(what) + " is not aligned");
 }
 
-void quantize_rows(const Source& source, const std::string& source_dtype, size_t rows, size_t width, const std::string& model_dtype,
+void quantize_rows(const Bytes& source, const std::string& source_dtype, size_t rows, size_t width, const std::string& model_dtype,
                    int bits, bool unrounded_divisor, const Target& codes, const Target& scales, const std::string& isa) {
   const QuantizeKernels& kernels = chosen(isa);
   const Number from = number_named(source_dtype), model = number_named(model_dtype);
@@ -74,7 +63,7 @@ void quantize_rows(const Source& source, const std::string& source_dtype, size_t
   kernels.quantize_rows(source.data(), from, model, bits, unrounded_divisor, rows, width, (uint32_t*)codes.data(), scales.data());
 }
 
-void cast_values(const Source& source, const std::string& source_dtype, const std::string& model_dtype, const Target& out,
+void cast_values(const Bytes& source, const std::string& source_dtype, const std::string& model_dtype, const Target& out,
                  const std::string& isa) {
   const QuantizeKernels& kernels = chosen(isa);
   const Number from = number_named(source_dtype), model = number_named(model_dtype);

@@ -1,6 +1,6 @@
 // Only this file and its sisters bind_*.cpp know Python: it checks shapes and types, releases the interpreter lock, translates errors.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include "bindings.h"
+
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -12,7 +12,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <stdexcept>
 #include <tuple>
 
 #include "cpu/isa.h"
@@ -21,16 +20,6 @@
 
 namespace nb = nanobind;
 using namespace kq;
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-static Number number_named(const std::string& dtype) {
-  if (dtype == "float32") return Number::f32;
-  if (dtype == "float16") return Number::f16;
-  if (dtype == "bfloat16") return Number::bf16;
-  throw std::invalid_argument("dtype " + dtype + " is not float32, float16 or bfloat16");
-}
 
 static void expect_bytes(const Bytes& b, size_t expected, const char* what) {
   if (b.size() != expected)
@@ -63,13 +52,6 @@ static PlainRows plain_rows(const Bytes& values, const std::string& dtype, int r
   PlainRows p{values.data(), number_named(dtype), rows, inputs};
   expect_bytes(values, (size_t)rows * inputs * size_of(p.number), "values");
   return p;
-}
-
-static Activation activation_named(const std::string& name) {
-  const char* names[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
-  for (int i = 0; i < 5; i++)
-    if (name == names[i]) return (Activation)i;
-  throw std::invalid_argument("unknown activation " + name);
 }
 
 constexpr int kMaxRopes = 64;  // far more than any model has
@@ -147,6 +129,7 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
                       const std::vector<std::vector<int32_t>>& tokens, const std::vector<int>& outputs, bool int8) {
   if (tokens.size() != sequences.size() || outputs.size() != sequences.size())
     throw std::invalid_argument("sequences, tokens and outputs differ in length");
+  if (!pool.fits(m.model.spec())) throw std::invalid_argument("the page pool is another model's");
   std::vector<StepInput> inputs;
   bool wants_logits = false, wants_hidden = false;
   for (size_t i = 0; i < sequences.size(); i++) {
@@ -196,7 +179,9 @@ static void bind_runtime(nb::module_& m) {
       .def("__init__",
            [](PagePool* self, const PyModel& model, int num_pages, const std::string& dtype) {
              if (num_pages < 1) throw std::invalid_argument("a pool needs at least one page");
-             new (self) PagePool(model.model.spec(), num_pages, number_named(dtype));
+             const Number number = number_named(dtype);
+             if (number == Number::bf16) throw std::invalid_argument("keys and values are float16 or float32");
+             new (self) PagePool(model.model.spec(), num_pages, number);
            })
       .def_prop_ro("num_pages", &PagePool::num_pages)
       .def_prop_ro("page_bytes", &PagePool::page_bytes);

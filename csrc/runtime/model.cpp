@@ -20,6 +20,7 @@ Embedding::~Embedding() {
 }
 
 void Embedding::open_file(const std::string& path, int64_t codes, int64_t scales) {
+  if (file >= 0) close(file);
   file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   codes_at = codes;
   scales_at = scales;

@@ -10,10 +10,11 @@ namespace {
 int kept_layers(const DecoderSpec& spec) { return spec.causal ? spec.num_layers : 1; }
 }  // namespace
 
-PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number) : num_pages_(num_pages), number_(number) {
+PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number)
+    : num_pages_(num_pages), num_heads_(spec.num_kv_heads * kept_layers(spec)), number_(number) {
   key_bytes_ = (size_t)kPageTokens * spec.head_dim * size_of(number);
   value_bytes_ = (size_t)kPageTokens * spec.padded_head_dim() * size_of(number);
-  page_bytes_ = (key_bytes_ + value_bytes_) * spec.num_kv_heads * kept_layers(spec);
+  page_bytes_ = (key_bytes_ + value_bytes_) * num_heads_;
   page_bytes_ = (page_bytes_ + 63) / 64 * 64;
   size_ = page_bytes_ * (size_t)num_pages + 4096;
   // Pages become resident when first written; zeroed memory keeps unseen values finite (their weight is 0).
@@ -23,6 +24,10 @@ PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number) : num_
 }
 
 PagePool::~PagePool() { munmap(base_, size_); }
+
+bool PagePool::fits(const DecoderSpec& spec) const {
+  return num_heads_ == spec.num_kv_heads * kept_layers(spec) && key_bytes_ == (size_t)kPageTokens * spec.head_dim * size_of(number_);
+}
 
 KvHead PagePool::head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const {
   const size_t at = ((size_t)(layer % kept_layers(spec)) * spec.num_kv_heads + kv_head) * (key_bytes_ + value_bytes_);

@@ -19,13 +19,14 @@ class PagePool {
 
   int num_pages() const { return num_pages_; }
   size_t page_bytes() const { return page_bytes_; }
-  Number number() const { return number_; }
+  // Whether pages are laid out as a model of this spec needs them.
+  bool fits(const DecoderSpec& spec) const;
   KvHead head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const;
 
  private:
   uint8_t* base_ = nullptr;
   size_t size_ = 0, page_bytes_ = 0, key_bytes_ = 0, value_bytes_ = 0;
-  int num_pages_;
+  int num_pages_, num_heads_;  // key/value heads of all kept layers
   Number number_;
 };
 

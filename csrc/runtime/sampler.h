@@ -2,7 +2,6 @@
 // logit bias and penalties, then temperature, top-k, top-p, min-p, then one draw.
 #pragma once
 #include <cstdint>
-#include <random>
 #include <unordered_map>
 #include <utility>
 #include <vector>

@@ -23,7 +23,6 @@ struct Model::Routing {
   std::vector<int> column_of{};      // per slot
   std::vector<int> expert_of{};      // per slot
   std::vector<Work> gate_up{}, down{};
-  Activations activations{};         // of all slots
 };
 
 struct Model::StepState {

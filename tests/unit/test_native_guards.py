@@ -6,11 +6,14 @@ import threading
 
 import numpy as np
 import pytest
-from test_native_runtime import PLAIN, QUANTIZED, SPEC, TOKENS, make_spec
+from test_native_runtime import PLAIN, QUANTIZED, SPEC, TOKENS, make_spec, make_tensors
 
 from kumquant import _native
-from kumquant.runtime import Model
+from kumquant.errors import RequestError
+from kumquant.runtime import Model, StepInput
 from kumquant.runtime.model import native_spec
+
+SMALL = make_spec(num_layers=1, sliding_window=(0,))
 
 
 def native_model(**changes) -> _native.Model:
@@ -74,6 +77,18 @@ def test_rope_frequencies_of_another_length():
         model.native.step(pool.native, [sequence.native], [[1]], [2], True)
     with pytest.raises((TypeError, ValueError)):
         model.native.step(pool.native, [None], [[1]], [2], True)
+
+
+def test_a_pool_of_another_model():
+    model, other = (Model.from_arrays(spec, tensors, threads=1)
+                    for spec, tensors in ((SPEC, PLAIN), (SMALL, make_tensors(SMALL, False))))
+    pool = other.new_pool(1)
+    sequence = model.new_sequence(pool)
+    sequence.add_pages(pool.allocate(1))
+    with pytest.raises(RequestError, match="another model's"):
+        model.step(pool, [StepInput(sequence, [1], "last")])
+    with pytest.raises(ValueError, match="float16 or float32"):
+        _native.PagePool(model.native, 1, "bfloat16")
 
 
 @pytest.mark.parametrize("group", [64, 128])
