@@ -64,7 +64,7 @@ def test_a_config_that_cannot_be_used_is_a_warning(capsys, cache):
     (cache / "mlc-chat-config.json").unlink()
     assert main(["inspect", str(cache), "--summary"]) == 0
     captured = capsys.readouterr()
-    assert "family            llama or mistral or ministral3 or granite or smollm3\n" in captured.out, "read off the names"
+    assert "family            llama or mistral or ministral3 or granite or smollm3\n" in captured.out
     assert captured.err.startswith("warning: ") and "'mamba'" in captured.err
 
 
