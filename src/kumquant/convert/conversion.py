@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from ..errors import RequestError
 from ..files import atomic_write
-from ..processors import available_processors
+from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
 from ..quant import QUANTIZERS
 from ..tensor_cache import CacheWriter, FinishedShard, Manifest, shards_that_verify
@@ -70,10 +70,10 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     quantization: a mode of ``schemes.SCHEMES``, or several: each then goes into ``out/<mode>/``, from one pass
     over the source, and there is a report for each. compat: MLC's bytes, also where Kumquant knows better (the
     same until another quantizer exists). force: replace a cache, or an unfinished conversion, in ``out``;
-    files that a conversion does not write are left alone. threads: all cores by default; the bytes do not
-    depend on it. legacy_names: also write the manifest as ndarray-cache.json. lora: the folder of a LoRA adapter in
-    PEFT's format, or several, merged into the weights in float32. model_type: the family, where config.json says
-    another or none ("bert-bge" and "qwen3-embedding" are in no config).
+    files that a conversion does not write are left alone. threads: default: the physical cores this process may
+    use; the bytes do not depend on it. legacy_names: also write the manifest as ndarray-cache.json. lora: the folder
+    of a LoRA adapter in PEFT's format, or several, merged into the weights in float32. model_type: the family, where
+    config.json says another or none ("bert-bge" and "qwen3-embedding" are in no config).
 
     A source that others quantized goes over without loss where the number systems agree (docs/sources.md); the
     report's routes say what took which way.
@@ -95,7 +95,7 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     else:
         jobs = plan_jobs(source, _folders(out, quantization), compat, lora, progress, model_type=model_type)
     with _held(out, jobs, force):
-        written = _write(jobs, force, threads or len(available_processors()), legacy_names, progress)
+        written = _write(jobs, force, threads or default_threads(), legacy_names, progress)
     seconds = time.perf_counter() - started
     reports = [_report(job, manifest, resumed, seconds) for job, (manifest, resumed) in zip(jobs, written, strict=True)]
     return reports[0] if isinstance(quantization, str) else reports
