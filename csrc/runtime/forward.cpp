@@ -238,14 +238,14 @@ void Model::embed(StepState& s, int column) {
   const Token& t = s.tokens[column];
   const int hidden = spec_.hidden_size;
   float* x = s.x + (size_t)column * hidden;
-  embedding_.read(s.inputs[t.input].tokens[column - s.first_column[t.input]], x);
+  if (!embedding_.read(s.inputs[t.input].tokens[column - s.first_column[t.input]], x)) s.rows_lost = true;
   if (spec_.embed_scale != 1.0f)
     for (int i = 0; i < hidden; i++) x[i] *= spec_.embed_scale;
   std::vector<float> row;
   for (const Embedding* more : {&token_types_, &positions_}) {
     if (more->source == Embedding::Source::none) continue;
     row.resize(hidden);
-    more->read(more == &positions_ ? t.position : 0, row.data());
+    if (!more->read(more == &positions_ ? t.position : 0, row.data())) s.rows_lost = true;
     add_scaled(x, row.data(), hidden, 1.0f);
   }
   if (embed_norm_.present()) normalize(embed_norm_, x, x, hidden);

@@ -48,14 +48,19 @@ bool Embedding::read_from_file(int row, float* y) const {
   return true;
 }
 
-void Embedding::read(int row, float* y) const {
-  if (file >= 0 && read_from_file(row, y)) return;
-  switch (source) {
-    case Source::panels: return read_row(*panels, row, y);
-    case Source::quantized: return read_row(quantized, row, y);
-    case Source::plain: return read_row(plain, row, y);
-    case Source::none: return;
+bool Embedding::read(int row, float* y) const {
+  if (file >= 0) {
+    if (read_from_file(row, y)) return true;
+    std::fill(y, y + (source == Source::plain ? plain.inputs : quantized.inputs), 0.0f);
+    return false;
   }
+  switch (source) {
+    case Source::panels: read_row(*panels, row, y); break;
+    case Source::quantized: read_row(quantized, row, y); break;
+    case Source::plain: read_row(plain, row, y); break;
+    case Source::none: break;
+  }
+  return true;
 }
 
 int Embedding::rows() const {
@@ -359,6 +364,7 @@ void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8
     run_layers(thread, s);
     finish_results(thread, s, claims_.get() + num_claims_ - kResultClaims);
   });
+  if (s.rows_lost) throw std::runtime_error("the embedding's rows can no longer be read from the cache's files");
   for (StepInput& in : inputs) in.sequence->length += in.count;
 }
 

@@ -50,8 +50,10 @@ struct Embedding {
   ~Embedding();
   Embedding(const Embedding&) = delete;
   Embedding& operator=(const Embedding&) = delete;
-  void open_file(const std::string& path, int64_t codes, int64_t scales);  // stays with the mapping if it cannot be opened
-  void read(int row, float* y) const;
+  // Stays with the mapping if the file cannot be opened.
+  void open_file(const std::string& path, int64_t codes, int64_t scales);
+  // False when the file no longer holds the row; y is then zeros. (Touching the mapping instead would end the process.)
+  bool read(int row, float* y) const;
   int rows() const;
   int inputs() const;  // values of a row
 

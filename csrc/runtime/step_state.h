@@ -1,5 +1,6 @@
 // What all threads of one step share. Private to the runtime's own files.
 #pragma once
+#include <atomic>
 #include <vector>
 
 #include "runtime/model.h"
@@ -40,6 +41,7 @@ struct Model::StepState {
   float *x = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr, *sub = nullptr, *head_in = nullptr;
   float *router = nullptr, *expert_inner = nullptr, *expert_out = nullptr, *shared_out = nullptr;
   Routing routing{};
+  std::atomic<bool> rows_lost{false};  // an embedding's file was cut while the model was loaded
 };
 
 template <class F>

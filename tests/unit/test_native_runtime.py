@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kumquant import _native
-from kumquant.errors import CapacityError, RequestError
-from kumquant.models import DecoderSpec, RopeSpec
+from kumquant.convert import convert
+from kumquant.errors import CapacityError, RequestError, TensorCacheError
+from kumquant.models import DecoderSpec, RopeSpec, TensorCache
 from kumquant.runtime import Model, SamplerConfig, StepInput
 from kumquant.runtime.loader import role_shapes
 
@@ -271,3 +275,17 @@ def test_logprobs_are_of_the_unmodified_distribution():
     order = np.argsort(-p, kind="stable")[:3]
     assert [token for token, _ in output.top] == order.tolist()
     np.testing.assert_allclose([value for _, value in output.top], np.log(p[order]), atol=1e-5)
+
+
+def test_a_shard_cut_under_a_loaded_model_is_an_error_not_a_crash(tmp_path):
+    case = Path(__file__).parents[2].parent / "shared/conformance/cases/llama_f16_aligned"
+    if not case.exists():
+        pytest.skip("skipped: ../shared/conformance is not there")
+    convert(case / "hf", tmp_path / "cache", quantization="q4f16_1")
+    model = Model(TensorCache.open(tmp_path / "cache"), threads=1)
+    want = model.logits([1, 2, 5])
+    for shard in (tmp_path / "cache").glob("*.bin"):
+        os.truncate(shard, 0)
+    with pytest.raises(TensorCacheError, match="can no longer be read"):
+        model.logits([1, 2, 200])
+    assert want.shape == (3, 256)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import _native
-from ..errors import CapacityError, RequestError
+from ..errors import CapacityError, RequestError, TensorCacheError
 from ..models import DecoderSpec, TensorCache, depends_on_length, inverse_frequencies
 from ..processors import MAX_THREADS, available_processors
 from ..schemes import Scheme
@@ -167,6 +167,8 @@ class Model:
             )
         except (IndexError, ValueError) as error:
             raise RequestError(str(error), where="token ids") from None
+        except RuntimeError as error:
+            raise TensorCacheError(str(error), hint="The cache was changed while it was open. Open it again.") from None
         outputs = []
         for item, choice in zip(inputs, choices, strict=True):
             if choice is None:
