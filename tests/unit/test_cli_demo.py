@@ -11,7 +11,7 @@ from checkpoints_for_tests import tiny_llama
 from tokenizers_for_tests import byte_level
 
 from kumquant.cli import main
-from kumquant.demo import QUESTIONS, tour
+from kumquant.demo import QUESTIONS, stops, tour
 from kumquant.demo.smollm2 import GGUF_MEMBER, HUB_NAME
 from kumquant.errors import CheckpointError
 
@@ -42,10 +42,21 @@ def test_the_tour(here, capsys):
     assert (here / "kumquant-demo" / "tensor-cache.json").is_file()
     for part in ("\nok: 1 shard, 25 tensors, ", "\nfamily            llama\n", "\ndecode ", "# Now you: kumquant chat"):
         assert part in out
-    assert main(["demo", "--quiet"]) == 0
+    assert main(["demo"]) == 0
+    captured = capsys.readouterr()
+    assert commands(captured.out) == rest and "[kumquant-demo is there already; --force" in captured.err
+    assert main(["demo", "--quiet", "-q", "q4f16_1"]) == 0
     assert commands(capsys.readouterr().out) == rest
     assert main(["demo", "--quiet", "--force", "-q", "q0f16"]) == 0
     assert commands(capsys.readouterr().out) == ["convert", *rest]
+
+
+def test_a_cache_of_another_mode_is_not_passed_off_as_the_one_asked_for(here, capsys):
+    assert main(["convert", str(stops.DEMO_MODEL), "-o", "kumquant-demo", "-q", "q0f16", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["demo", "--quiet", "-q", "q4f16_1"]) == 2
+    captured = capsys.readouterr()
+    assert commands(captured.out) == ["convert"] and "kumquant-demo: holds a finished cache" in captured.err
 
 
 def test_a_failing_step_ends_it(here, capsys):

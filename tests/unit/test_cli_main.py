@@ -169,3 +169,14 @@ def test_help_and_version_import_nothing_heavy():
         "print([m for m in ('numpy', 'rich', 'tokenizers', 'jinja2') if m in sys.modules])"
     )
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["chat", "inspect", "verify", "bench"])
+def test_a_checkpoint_is_told_from_a_damaged_cache(command, tmp_path, capsys):
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF")
+    for source in (gguf, tmp_path):
+        assert main([command, str(source)]) == 1
+        assert capsys.readouterr() == ("", (
+            f"kumquant: error: {source}: a checkpoint, not a tensor cache\n"
+            f"Convert it first: kumquant convert {source} -o FOLDER\n"))

