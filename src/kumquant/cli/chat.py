@@ -2,7 +2,8 @@
 
 On a terminal, type and press Enter. A line that ends with a backslash goes on in the next one; a line of
 three double quotes begins a text of several lines, another one ends it. Ctrl-C ends an answer and keeps what
-is there; Ctrl-D leaves. /help lists the commands. From a pipe, every line is a question of its own.
+is there; Ctrl-D leaves. /help lists the commands. From a pipe it is the same, and
+an error ends it.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Chat:
                 print(f"error: {error}", file=sys.stderr)
 
     def answer_lines(self) -> None:
-        """From a pipe: one answer for each line. An error ends it."""
+        """From a pipe: one answer for each message. An error ends it."""
         def next_line(prompt: str) -> str:
             line = sys.stdin.readline()
             if not line:
