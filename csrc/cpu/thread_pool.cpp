@@ -1,5 +1,10 @@
 #include "cpu/thread_pool.h"
 
+#include <algorithm>
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 static inline void relax() { _mm_pause(); }
@@ -9,22 +14,35 @@ static inline void relax() {}
 
 namespace kq {
 
-// About 50 microseconds of pauses before yielding, and a few dozen yields before sleeping.
-constexpr int kSpins = 2000;
-constexpr int kYields = 50;
+// Pauses of some ten nanoseconds each. A yield hands a whole time slice (milliseconds) to whatever else runs, a thousand
+// times the length of a phase, so with a processor for every thread there are none for about a millisecond. With more
+// threads than processors the one that is waited for may need this very processor.
+constexpr int kSpins = 100000;
+constexpr int kSpinsCrowded = 200;
+// Between jobs: long enough for the caller to prepare the next step of a generation, then sleep.
+constexpr int kIdleSpins = 20000;
+
+static int usable_processors() {
+#ifdef __linux__
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return (int)std::thread::hardware_concurrency();
+}
 
 template <class Done>
-static void spin_until(Done done) {
+static void spin_until(int spins, Done done) {
   for (int i = 0;; i++) {
     if (done()) return;
-    if (i < kSpins)
+    if (i < spins)
       relax();
     else
       std::this_thread::yield();
   }
 }
 
-ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads < 1 ? 1 : threads), spins_(threads_ <= usable_processors() ? kSpins : kSpinsCrowded) {
   try {
     for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { work(i); });
   } catch (...) {  // joinable threads in a vector that is destroyed would end the process
@@ -49,7 +67,7 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   job(0);
-  spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+  spin_until(spins_, [this] { return running_.load(std::memory_order_acquire) == 0; });
 }
 
 void ThreadPool::barrier() {
@@ -60,17 +78,15 @@ void ThreadPool::barrier() {
     epoch_.store(epoch + 1, std::memory_order_release);
     return;
   }
-  spin_until([this, epoch] { return epoch_.load(std::memory_order_acquire) != epoch; });
+  spin_until(spins_, [this, epoch] { return epoch_.load(std::memory_order_acquire) != epoch; });
 }
 
 void ThreadPool::work(int index) {
   uint32_t seen = 0;
   for (;;) {
     for (int i = 0; generation_.load(std::memory_order_acquire) == seen; i++) {
-      if (i < kSpins)
+      if (i < std::min(spins_, kIdleSpins))
         relax();
-      else if (i < kSpins + kYields)
-        std::this_thread::yield();
       else
         generation_.wait(seen, std::memory_order_acquire);
     }

@@ -31,6 +31,7 @@ class ThreadPool {
   void stop();
 
   const int threads_;
+  const int spins_;
   const std::function<void(int)>* job_ = nullptr;
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<int> arrived_{0};
