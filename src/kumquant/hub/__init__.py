@@ -1,5 +1,6 @@
 """The Hugging Face hub: ``org/model[@revision]`` wherever a folder is meant, downloaded once and checked."""
 
+from .choice import MANIFESTS, TWINS
 from .resolve import download, local_folder, outline
 
-__all__ = ["download", "local_folder", "outline"]
+__all__ = ["MANIFESTS", "TWINS", "download", "local_folder", "outline"]
