@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import TensorCacheError
-from ..hub import local_folder
-from ..hub.choice import MANIFESTS, TWINS
+from ..hub import MANIFESTS, TWINS, local_folder
 from .progress import progress_for
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
