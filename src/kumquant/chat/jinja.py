@@ -12,9 +12,9 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import RequestError, UnsupportedError
+from .sandbox import LimitedEnvironment, LimitError, limited, to_json_limits
 
 
 class _RaisedByTemplate(jinja2.TemplateError):
@@ -52,13 +52,19 @@ class JinjaTemplate:
         """The text for ``variables``.
 
         Raises RequestError with the template's own message where it refuses the messages, UnsupportedError
-        where it fails.
+        where it fails or takes more time or memory than any chat needs.
         """
         try:
-            return self._template.render(**variables)
+            with limited():
+                return self._template.render(**variables)
         except _RaisedByTemplate as reason:
             raise RequestError(f"the model's chat template refuses these messages: {reason}",
                                where="messages") from reason
+        except LimitError as reason:
+            raise UnsupportedError(
+                f"the chat template exceeds the limits of templates ({reason})", where=self.where,
+                hint="Pass the prompt without a template (--raw), or correct the template.",
+            ) from reason
         except (RequestError, MemoryError):
             raise
         except Exception as reason:  # templates are foreign code: they fail in any way
@@ -69,8 +75,8 @@ class JinjaTemplate:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> LimitedEnvironment:
+    environment = LimitedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols],
     )
     environment.filters["tojson"] = _to_json
@@ -82,6 +88,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
              separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
     """Jinja's own filter escapes for HTML; chat templates mean plain JSON."""
+    to_json_limits(value, indent)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
                       sort_keys=sort_keys)
 
