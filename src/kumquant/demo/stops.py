@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..models.folder import load_scheme
+from ..models import load_scheme
 from ..tensor_cache import MANIFEST_NAMES
 from .smollm2 import find_smollm2
 
