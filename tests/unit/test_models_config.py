@@ -201,3 +201,19 @@ def test_a_plan_names_every_tensor_once():
         plan = FAMILIES[model_type].plan(config_of(model_type=model_type))
         assert len({tensor.name for tensor in plan}) == len(plan) == 3 * num_per_layer + 3
         assert [tensor.name for tensor in plan if tensor.is_head] == ["lm_head.weight"]
+
+
+@pytest.mark.parametrize(("keys", "word"), [
+    ({"num_hidden_layers": 2**31 - 1}, "num_hidden_layers"), ({"num_hidden_layers": 10**30}, "num_hidden_layers"),
+    ({"vocab_size": 2**31}, "vocab_size"), ({"hidden_size": 2**31}, "hidden_size"),
+    ({"intermediate_size": 2**31}, "intermediate_size"), ({"hidden_size": 2**30, "num_attention_heads": 2}, "head_dim"),
+    ({"model_type": "mixtral", "num_local_experts": 2**30, "num_experts_per_tok": 2}, "num_local_experts"),
+    ({"rope_theta": 1e308}, "rope_theta"), ({"rope_theta": 1e-300}, "rope_theta"),
+    ({"rms_norm_eps": 1e39}, "rms_norm_eps"),
+    ({"rope_theta": 10**400}, "rope_theta"), ({"rope_scaling": {"type": "linear", "factor": 1e308}}, "factor"),
+    ({"rope_scaling": {"type": "linear", "factor": 1e30}}, "factor"),
+    ({"rope_scaling": {"type": "linear", "factor": 1e6}, "max_position_embeddings": 2**30}, "context length"),
+])
+def test_counts_and_numbers_beyond_any_model_are_refused_at_once(keys, word):
+    with pytest.raises(Error, match=word):
+        config_of(**keys)

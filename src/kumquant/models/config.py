@@ -19,6 +19,12 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2",
 }
 
+# Far beyond any model, and few enough that listing them takes no time: whether the weights are there is asked later.
+_MAX_LAYERS = 10_000
+_MAX_EXPERTS = 65_536
+_MAX_HEAD_DIM = 65_536
+_MAX_CONTEXT = 2**31 - 1
+
 # Where a config says how long sequences may be, in MLC's order after its own key.
 _LENGTH_KEYS = ("max_position_embeddings", "max_sequence_length", "context_window_size")
 
@@ -166,6 +172,7 @@ def read_config(source: Mapping[str, Any], where: str, rules: ConfigRules) -> Mo
     """
     keys = _usual_keys(source, where, rules)
     _refuse_unknown_computations(keys, rules)
+    num_layers = keys.count("num_hidden_layers", at_most=_MAX_LAYERS)  # before anything makes a list of them
     hidden_size, num_heads = keys.count("hidden_size"), keys.count("num_attention_heads")
     num_kv_heads = keys.count("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
@@ -176,9 +183,11 @@ def read_config(source: Mapping[str, Any], where: str, rules: ConfigRules) -> Mo
     head_dim = _head_dim(keys, hidden_size, num_heads)
     rope = None if rules.learned_positions else rope_from_config(keys, head_dim, length, rules.partial_rotary)
     local_keys = Keys(rules.local_rope(keys), where) if rules.local_rope else None
-    num_layers = keys.count("num_hidden_layers")
     flags = {name: key if isinstance(key, bool) else keys.flag(key, False) for name, key in rules.flags.items()}
     context = keys.count("context_window_size", extended_length(rope) if rope else length)
+    if context > _MAX_CONTEXT:
+        raise CheckpointError("the context length is beyond any model", where=where, found=context,
+                              expected=f"at most {_MAX_CONTEXT:,}")
     return ModelConfig(
         model_type=rules.model_type, vocab_size=keys.count("vocab_size"), hidden_size=hidden_size,
         intermediate_size=keys.count("intermediate_size"), num_hidden_layers=num_layers,
@@ -202,7 +211,7 @@ def _usual_keys(source: Mapping[str, Any], where: str, rules: ConfigRules) -> Ke
 def _experts(keys: Keys, names: ExpertKeys | None) -> ExpertSpec | None:
     if names is None or not keys.values.get(names.count):
         return None
-    count, per_token = keys.count(names.count), keys.count("num_experts_per_tok")
+    count, per_token = keys.count(names.count, at_most=_MAX_EXPERTS), keys.count("num_experts_per_tok")
     if per_token > count:
         raise CheckpointError("a token cannot visit more experts than there are", where=keys.where, found=per_token,
                               expected=f"at most {count}")
@@ -232,6 +241,9 @@ def _head_dim(keys: Keys, hidden_size: int, num_heads: int) -> int:
             where=keys.where, found=f"{hidden_size} and {num_heads}",
         )
     head_dim = keys.count("head_dim", hidden_size // num_heads or None)
+    if head_dim > _MAX_HEAD_DIM:
+        raise CheckpointError("head_dim is beyond any model", where=keys.where, found=head_dim,
+                              expected=f"at most {_MAX_HEAD_DIM:,}")
     if head_dim % 2:
         raise CheckpointError("head_dim must be even to be rotated", where=keys.where, found=head_dim)
     return head_dim

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError
 
 _MAX_COUNT = 2**31 - 1
+_MIN_NUMBER, _MAX_NUMBER = 1.2e-38, 3.4e38  # float32 ends here
 _HINT = "Compare the file with the model's original config.json."
 
 
@@ -24,30 +24,30 @@ class Keys:
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """A positive integer below 2**31. Raises CheckpointError; without a default the key is required."""
+    def count(self, key: str, default: int | None = None, *, at_most: int = _MAX_COUNT) -> int:
+        """A positive integer up to ``at_most``. Raises CheckpointError; without a default the key is required."""
         value = self.values.get(key)
         if value is None:
             if default is None:
                 raise self._missing(key)
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_COUNT:
-            raise self._wrong(key, "a positive integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= at_most:
+            raise self._wrong(key, "a positive integer" if at_most == _MAX_COUNT else f"1 to {at_most:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive, finite number. Raises CheckpointError; without a default the key is required."""
+        """A positive number that float32 has. Raises CheckpointError; without a default the key is required."""
         value = self.values.get(key)
         if value is None:
             if default is None:
                 raise self._missing(key)
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise self._wrong(key, "a positive number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _MIN_NUMBER <= value <= _MAX_NUMBER:
+            raise self._wrong(key, f"a positive number, at most {_MAX_NUMBER:g}")
         return float(value)
 
     def numbers(self, key: str, length: int) -> list[float]:
-        """A required list of ``length`` positive, finite numbers. Raises CheckpointError."""
+        """A required list of ``length`` positive numbers that float32 has. Raises CheckpointError."""
         value = self.values.get(key)
         if value is None:
             raise self._missing(key)
@@ -55,7 +55,7 @@ class Keys:
         if not isinstance(value, list) or len(value) != length:
             raise self._wrong(key, expected)
         for item in value:
-            if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 < item < math.inf:
+            if isinstance(item, bool) or not isinstance(item, (int, float)) or not _MIN_NUMBER <= item <= _MAX_NUMBER:
                 raise self._wrong(key, expected)
         return [float(item) for item in value]
 

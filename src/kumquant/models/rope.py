@@ -20,6 +20,7 @@ from .spec import RopeSpec
 _DEFAULT_THETA = 10000.0
 _WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
+_MAX_FACTOR = 1e6  # far beyond any model
 _OLDER_NAMES = {"su": "longrope"}
 
 
@@ -230,6 +231,8 @@ def _check_parameters(rope: RopeSpec, where: str) -> None:
                                              "above 1"),
         "partial_rotary_factor": (given.get("partial_rotary_factor", 1.0) > 1.0,
                                   given.get("partial_rotary_factor"), "at most 1"),
+        "factor": (rope.type != "default" and (given.get("factor") or 1.0) > _MAX_FACTOR, given.get("factor"),
+                   f"at most {_MAX_FACTOR:,.0f}"),
     }
     for what, (is_broken, found, expected) in limits.items():
         if is_broken:
