@@ -7,10 +7,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from .errors import CapacityError, Error
+from .errors import CapacityError, Error, RequestError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def checked_path(value: Any, where: str) -> Path:
+    """``value`` as a path. Raises RequestError, which names the argument ``where``, for what can be none."""
+    if not isinstance(value, (str, Path)):
+        raise RequestError("not a path", where=where, found=type(value).__name__, expected="a string or a Path")
+    if "\0" in str(value):
+        raise RequestError("no path has a null character", where=where, found=ascii(str(value))[:80])
+    return Path(value)
 
 
 @contextmanager

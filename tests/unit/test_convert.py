@@ -401,7 +401,7 @@ def test_arguments_that_cannot_be_right(tmp_path: Path, monkeypatch: pytest.Monk
     source = tiny_llama(tmp_path / "source")
     with pytest.raises(UnsupportedError, match="unknown quantization mode"):
         convert(source, tmp_path / "out", "q5_k_m")
-    with pytest.raises(RequestError, match="threads: must be at least 1; found 0"):
+    with pytest.raises(RequestError, match="threads: value out of range; found 0"):
         convert(source, tmp_path / "out", threads=0)
     with pytest.raises(CheckpointError, match="not downloaded yet"):
         convert("org/no-such-model", tmp_path / "out")

@@ -17,19 +17,20 @@ _GENERATION_NAMES = ("generation_config.json", "config.json")
 _MLC_DEFAULT_END = 2
 
 
-def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None) -> set[int]:
+def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None, vocab_size: int | None = None) -> set[int]:
     """Ids that end an answer of the model in ``folder``.
 
     The union of eos_token_id in generation_config.json and config.json, the tokenizer's eos_token, and what
     mlc-chat-config.json says: eos_token_id, its conv_template's ids, and those of its stop strings that are
     single tokens. An eos_token_id of 2 in that file counts only if nothing else names an end: MLC writes 2
     where the model does not say.
-    tokenizer: the folder's, if it is open already. Raises CheckpointError for a file that cannot be read.
+    tokenizer: the folder's, if it is open already. vocab_size: the model's, which every eos_token_id is below.
+    Raises CheckpointError for a file that cannot be read, and for an eos_token_id that is none.
     """
     folder = Path(folder)
     found: set[int] = set()
     for name in _GENERATION_NAMES:
-        found |= _ids(read_optional_json_object(folder / name, CheckpointError).get("eos_token_id"))
+        found |= _ends(read_optional_json_object(folder / name, CheckpointError), folder / name, vocab_size)
     tokens = [token for key, token in special_tokens(folder).items() if key == "eos_token"]
     path = folder / CHAT_CONFIG_NAME
     chat_config = read_optional_json_object(path, CheckpointError)
@@ -38,7 +39,7 @@ def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None) -> se
         found |= set(template.stop_token_ids)
         tokens += template.stop_str
     found |= _ids_of_tokens(tokens, folder, tokenizer)
-    ends = _ids(chat_config.get("eos_token_id"))
+    ends = _ends(chat_config, path, vocab_size)
     return found if found and ends == {_MLC_DEFAULT_END} else found | ends
 
 
@@ -65,6 +66,14 @@ def _ids_of_tokens(tokens: list[str], folder: Path, tokenizer: Tokenizer | None)
     return found | set(tokenizer.tokens_to_ids(rest)) if rest and tokenizer else found
 
 
-def _ids(value: Any) -> set[int]:
-    values = value if isinstance(value, list) else [value]
-    return {item for item in values if type(item) is int and item >= 0}
+def _ends(config: dict[str, Any], where: Path, vocab_size: int | None) -> set[int]:
+    """The eos_token_id of a file: an id, a list of ids, or null. Raises CheckpointError."""
+    value = config.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for item in ids:
+        if type(item) is not int or item < 0 or (vocab_size is not None and item >= vocab_size):
+            limit = "" if vocab_size is None else f" below {vocab_size}"
+            raise CheckpointError('the key "eos_token_id" is no token id', where=where, found=repr(item)[:80],
+                                  expected=f"an id{limit}, a list of ids, or null",
+                                  hint="Compare the file with the model's original one.")
+    return set(ids)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from ..errors import RequestError
-from ..files import atomic_write
-from ..processors import default_threads
+from ..files import atomic_write, checked_path
+from ..processors import MAX_THREADS, default_threads
 from ..progress import NO_PROGRESS, Progress
 from ..quant import QUANTIZERS
 from ..tensor_cache import CacheWriter, FinishedShard, Manifest, shards_that_verify
@@ -87,9 +87,8 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     or left over), RequestError (what ``out`` holds), CapacityError (disk full).
     """
     started = time.perf_counter()
-    out = Path(out)
-    if threads is not None and threads < 1:
-        raise RequestError("must be at least 1", where="threads", found=threads)
+    out = checked_path(out, "out")
+    _check_arguments(quantization, threads)
     if isinstance(quantization, str):
         jobs = plan_jobs(source, {quantization: out}, compat, lora, progress, model_type=model_type)
     else:
@@ -99,6 +98,16 @@ def convert(source: str | Path, out: str | Path, quantization: str | list[str] |
     seconds = time.perf_counter() - started
     reports = [_report(job, manifest, resumed, seconds) for job, (manifest, resumed) in zip(jobs, written, strict=True)]
     return reports[0] if isinstance(quantization, str) else reports
+
+
+def _check_arguments(quantization: Any, threads: Any) -> None:
+    modes = quantization if isinstance(quantization, (list, tuple)) else [quantization]
+    if not all(isinstance(mode, str) for mode in modes):
+        raise RequestError("not the name of a mode, or a list of names", where="quantization",
+                           found=repr(quantization)[:80])
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise RequestError("value out of range", where="threads", found=repr(threads)[:80],
+                           expected=f"an integer, 1 to {MAX_THREADS}")
 
 
 def _folders(out: Path, modes: Sequence[str]) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..hub import local_folder
@@ -18,7 +19,7 @@ def open_source(source: str | Path, lora: Adapters = (), progress: Progress = NO
 
     headers_only: see ``open_checkpoint``.
     """
-    adapters = [lora] if isinstance(lora, (str, Path)) else lora
+    adapters: Sequence[Any] = lora if isinstance(lora, (list, tuple)) else [lora]
     folder = local_folder(source, "checkpoint", progress)
     return open_checkpoint(folder, lora=[local_folder(adapter, "checkpoint", progress) for adapter in adapters],
                            headers_only=headers_only)

@@ -202,7 +202,7 @@ class LLM:
         self._require_decoder("text")
         return Engine(
             self.model, activations=self.activations,
-            end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer)),
+            end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer, self.model.vocab_size)),
             num_pages=kv_pages(self.model, self.activations, self._context_length),
             context_length=self._context_length, new_decoder=self._new_decoder,
         )
@@ -240,10 +240,10 @@ class LLM:
             return [self.default_params] * count
         if isinstance(params, SamplingParams):
             return [params] * count
-        each = list(params)
+        each: list[Any] = list(params) if isinstance(params, (list, tuple)) else [params] * count
         if len(each) != count or not all(isinstance(one, SamplingParams) for one in each):
-            raise RequestError("not one SamplingParams for all prompts or one for each", where="params",
-                               found=f"{len(each)} for {count} prompts")
+            found = f"{len(each)} for {count} prompts" if len(each) != count else type(params).__name__
+            raise RequestError("not one SamplingParams for all prompts or one for each", where="params", found=found)
         return each
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
@@ -18,7 +18,7 @@ def split_prompts(prompts: Any) -> list[Prompt]:
     """
     if isinstance(prompts, str) or _is_ids(prompts):
         return [prompts if isinstance(prompts, str) else [int(i) for i in prompts]]
-    if not isinstance(prompts, Iterable):
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (bytes, Set, Mapping)) or _is_number(prompts):
         raise _not_a_prompt(prompts)
     split: list[Prompt] = []
     for prompt in prompts:
@@ -29,9 +29,14 @@ def split_prompts(prompts: Any) -> list[Prompt]:
 
 
 def _is_ids(prompt: Any) -> bool:
-    if isinstance(prompt, (str, bytes)) or not hasattr(prompt, "__len__"):
+    if isinstance(prompt, (str, bytes, Set, Mapping)) or not hasattr(prompt, "__len__") or _is_number(prompt):
         return False
     return len(prompt) > 0 and all(isinstance(i, Integral) and not isinstance(i, bool) for i in prompt)
+
+
+def _is_number(prompt: Any) -> bool:
+    """Whether it is an array without axes, which has the methods of a sequence and is none."""
+    return getattr(prompt, "shape", None) == ()
 
 
 def _is_empty(prompt: Any) -> bool:

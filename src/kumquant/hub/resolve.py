@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from ..files import checked_path
 from ..progress import NO_PROGRESS, Progress
 from .choice import Wanted
 from .names import parse_name
@@ -21,7 +22,7 @@ def local_folder(source: str | Path, wanted: Wanted = "any", progress: Progress 
     Whatever exists on this machine wins. What is neither is given back as it is, for its reader to complain about.
     wanted: "cache" or "checkpoint" look before they fetch gigabytes of the other. Raises like ``download``.
     """
-    path = Path(source)
+    path = checked_path(source, "model")
     if path.exists() or parse_name(str(source)) is None:
         return path
     return download(str(source), wanted=wanted, progress=progress)

@@ -40,6 +40,8 @@ class TensorCache(StoredTensors):
         super().__init__(local_folder(path, "cache"), allow_missing_shards=allow_missing_shards)
         self._quantization = quantization
         if quantization is not None:
+            if not isinstance(quantization, str):
+                raise RequestError("not the name of a mode", where="quantization", found=repr(quantization)[:80])
             load_scheme(self.folder, quantization)
 
     @classmethod
@@ -89,6 +91,8 @@ class TensorCache(StoredTensors):
         Without a model config the width is that of the stored groups, filling included.
         Raises RequestError if the mode is not known, TensorCacheError for a name that is not there.
         """
+        if not isinstance(name, str):
+            raise RequestError("not the name of a parameter", where="name", found=repr(name)[:80], expected="a string")
         if name not in self and f"{name}.weight" in self:
             name = f"{name}.weight"
         stem = name.removesuffix(".weight")
