@@ -68,7 +68,7 @@ def install(monkeypatch: pytest.MonkeyPatch, answer: str | Callable[[str], str],
     monkeypatch.setattr(llm_module.Tokenizer, "open", lambda folder: tokenizer)
     monkeypatch.setattr(llm_module, "StreamDecoder", FakeDecoder)
     monkeypatch.setattr(llm_module.ChatTemplate, "open", lambda folder: FakeTemplate())
-    monkeypatch.setattr(llm_module, "stop_token_ids", lambda folder, tokenizer, vocab_size: {END})
+    monkeypatch.setattr(llm_module, "stop_token_ids", lambda folder, tokenizer: {END})
     return opened
 
 

@@ -54,14 +54,14 @@ def test_prompts_that_are_arrays():
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "mlc-chat-config.json"])
-@pytest.mark.parametrize("value", ["2", 2.0, True, -1, 100, [2, None], [[2]], {"a": 2}])
+@pytest.mark.parametrize("value", ["2", 2.0, True, -1, [2, None], [[2]], {"a": 2}])
 def test_an_end_that_is_no_token_id(tmp_path: Path, name, value):
     (tmp_path / name).write_text(json.dumps({"eos_token_id": value}))
-    with pytest.raises(kq.CheckpointError, match=rf'{name}: the key "eos_token_id" .* below 100'):
-        stop_token_ids(tmp_path, vocab_size=100)
+    with pytest.raises(kq.CheckpointError, match=rf'{name}: the key "eos_token_id"'):
+        stop_token_ids(tmp_path)
 
 
 @pytest.mark.parametrize(("value", "ids"), [(None, set()), (5, {5}), ([5, 99], {5, 99}), ([], set())])
 def test_ends_in_either_spelling(tmp_path: Path, value, ids):
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": value}))
-    assert stop_token_ids(tmp_path, vocab_size=100) == ids
+    assert stop_token_ids(tmp_path) == ids

@@ -17,20 +17,20 @@ _GENERATION_NAMES = ("generation_config.json", "config.json")
 _MLC_DEFAULT_END = 2
 
 
-def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None, vocab_size: int | None = None) -> set[int]:
+def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None) -> set[int]:
     """Ids that end an answer of the model in ``folder``.
 
     The union of eos_token_id in generation_config.json and config.json, the tokenizer's eos_token, and what
     mlc-chat-config.json says: eos_token_id, its conv_template's ids, and those of its stop strings that are
     single tokens. An eos_token_id of 2 in that file counts only if nothing else names an end: MLC writes 2
     where the model does not say.
-    tokenizer: the folder's, if it is open already. vocab_size: the model's, which every eos_token_id is below.
-    Raises CheckpointError for a file that cannot be read, and for an eos_token_id that is none.
+    tokenizer: the folder's, if it is open already. Raises CheckpointError for a file that cannot be read, and for an
+    eos_token_id that is none. One beyond the vocabulary is legal, as in Transformers: it never comes.
     """
     folder = Path(folder)
     found: set[int] = set()
     for name in _GENERATION_NAMES:
-        found |= _ends(read_optional_json_object(folder / name, CheckpointError), folder / name, vocab_size)
+        found |= _ends(read_optional_json_object(folder / name, CheckpointError), folder / name)
     tokens = [token for key, token in special_tokens(folder).items() if key == "eos_token"]
     path = folder / CHAT_CONFIG_NAME
     chat_config = read_optional_json_object(path, CheckpointError)
@@ -39,7 +39,7 @@ def stop_token_ids(folder: Path | str, tokenizer: Tokenizer | None = None, vocab
         found |= set(template.stop_token_ids)
         tokens += template.stop_str
     found |= _ids_of_tokens(tokens, folder, tokenizer)
-    ends = _ends(chat_config, path, vocab_size)
+    ends = _ends(chat_config, path)
     return found if found and ends == {_MLC_DEFAULT_END} else found | ends
 
 
@@ -66,14 +66,13 @@ def _ids_of_tokens(tokens: list[str], folder: Path, tokenizer: Tokenizer | None)
     return found | set(tokenizer.tokens_to_ids(rest)) if rest and tokenizer else found
 
 
-def _ends(config: dict[str, Any], where: Path, vocab_size: int | None) -> set[int]:
+def _ends(config: dict[str, Any], where: Path) -> set[int]:
     """The eos_token_id of a file: an id, a list of ids, or null. Raises CheckpointError."""
     value = config.get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for item in ids:
-        if type(item) is not int or item < 0 or (vocab_size is not None and item >= vocab_size):
-            limit = "" if vocab_size is None else f" below {vocab_size}"
+        if type(item) is not int or item < 0:
             raise CheckpointError('the key "eos_token_id" is no token id', where=where, found=repr(item)[:80],
-                                  expected=f"an id{limit}, a list of ids, or null",
+                                  expected="an id, a list of ids, or null",
                                   hint="Compare the file with the model's original one.")
     return set(ids)

@@ -202,7 +202,7 @@ class LLM:
         self._require_decoder("text")
         return Engine(
             self.model, activations=self.activations,
-            end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer, self.model.vocab_size)),
+            end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer)),
             num_pages=kv_pages(self.model, self.activations, self._context_length),
             context_length=self._context_length, new_decoder=self._new_decoder,
         )
