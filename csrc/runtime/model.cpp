@@ -11,7 +11,7 @@
 
 namespace kq {
 namespace {
-constexpr int kBlockTokens = 256;   // tokens that go through the layers together
+constexpr int kBlockTokens = 192;   // tokens that go through the layers together: sixteen tiles of twelve columns
 constexpr int kAttentionRows = 12;  // query rows that share one pass over keys and values
 }  // namespace
 
