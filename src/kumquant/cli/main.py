@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: help, version, wrong usage
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
+        if arguments[:1] == ["convert"]:
+            _complain("interrupted; the same command goes on where this one stopped", debug=False)
         return INTERRUPTED
     except BrokenPipeError:  # the reader has left, as in `kumquant inspect … | head`
         _silence_stdout()

@@ -122,8 +122,10 @@ def _logits(model: Model, token_ids: list[int], activations: Activations) -> Ite
 def _read_tokens(model: Path, text: Path, num_tokens: int) -> list[int]:
     try:
         content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot be read as UTF-8 text: {error}", where=text) from error
+    except OSError as error:
+        raise RequestError(f"cannot be read: {error.strerror}", where=text, hint="Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"is not UTF-8 text: {error.reason}", where=text, found=f"byte {error.start}") from error
     token_ids = Tokenizer.open(model).encode(content, add_special_tokens=False)[:num_tokens]
     if len(token_ids) < 2:
         raise RequestError("the text is too short", where=text, found=f"{len(token_ids)} tokens",
