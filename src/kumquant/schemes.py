@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .errors import UnsupportedError
+from .errors import RequestError, UnsupportedError
 
 # How a mode stores a quantized matrix: "groups": codes in uint32 words, a scale per group, one zero point for
 # all. "awq": the same with a zero point per group, in AWQ's order. "float8": the numbers themselves, perhaps with
@@ -120,13 +120,17 @@ REFUSED_MODES = {
 }
 
 
-def scheme_named(name: str) -> Scheme:
-    """The mode called ``name``. Raises UnsupportedError that lists the known ones."""
+class UnknownModeError(RequestError, UnsupportedError):
+    """A mode that the caller names and nobody knows."""
+
+
+def scheme_named(name: str, error: type[UnsupportedError] = UnsupportedError) -> Scheme:
+    """The mode called ``name``. Raises ``error`` that lists the known ones."""
     if name in REFUSED_MODES:
         raise UnsupportedError(f"this mode is not portable: {REFUSED_MODES[name]}", where=name,
                                hint="Convert the original model to another mode, q4f16_1 for instance.")
     if name not in SCHEMES:
-        raise UnsupportedError(
+        raise error(
             "unknown quantization mode", where=name, expected=", ".join(SCHEMES),
             hint="Choose one of the modes above (-q/--quantization).",
         )

@@ -60,7 +60,7 @@ def test_a_cache_of_another_mode_is_not_passed_off_as_the_one_asked_for(here, ca
 
 
 def test_a_failing_step_ends_it(here, capsys):
-    assert main(["demo", "--quiet", "-q", "q9"]) == 1
+    assert main(["demo", "--quiet", "-q", "q9"]) == 2
     captured = capsys.readouterr()
     assert commands(captured.out) == ["convert"] and "q9: unknown quantization mode" in captured.err
     assert list(here.iterdir()) == []

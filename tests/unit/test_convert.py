@@ -269,11 +269,27 @@ def test_only_the_same_conversion_goes_on(tmp_path: Path) -> None:
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
     refused("weights have changed since")
     (out / JOURNAL_NAME).write_text("{")
-    with pytest.raises(Error, match="not JSON"):
+    with pytest.raises(Error, match=r"(?s)damaged: not JSON.*--force"):
         convert(source, out)
     convert(source, out, force=True)
     convert(source, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
+
+
+# ---- weights that are no numbers
+
+
+@pytest.mark.parametrize("mode", ["q4f16_1", "q4f16_0", "q4f32_1", "q0f16", "q0bf16", "q0f32"])
+def test_infinities_and_nan_are_kept_and_said(tmp_path: Path, mode: str) -> None:
+    tensors = random_tensors(llama_shapes(TINY_LLAMA))
+    source = write_checkpoint(tmp_path / "source", tensors, TINY_LLAMA)
+    assert not any("NaN" in warning for warning in convert(source, tmp_path / "whole", mode).warnings)
+    for name, value in (("model.norm.weight", np.nan), ("model.layers.1.mlp.down_proj.weight", -np.inf),
+                        ("model.layers.0.self_attn.o_proj.weight", np.inf)):
+        tensors[name].flat[5] = value
+    broken = write_checkpoint(tmp_path / "broken", tensors, TINY_LLAMA)
+    said = [warning for warning in convert(broken, tmp_path / "out", mode).warnings if "NaN" in warning]
+    assert len(said) == 1 and "weights of model.layers.0.self_attn.o_proj.weight and 2 more" in said[0]
 
 
 # ---- the output folder

@@ -342,6 +342,10 @@ def test_too_little_space_is_noticed_before_anything_is_written(whole, monkeypat
     huge = plan_shards([("a", [64 << 20], "uint8"), ("b", [8 << 20], "uint8")])
     with pytest.raises(CapacityError, match="not enough space on the disk; found 1 MiB free; expected 72"):
         CacheWriter(whole, huge)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 19))
+    small = plan_shards([("a", [1000 << 10], "uint8")])
+    with pytest.raises(CapacityError, match="found 524,288 bytes free; expected [0-9,]+ bytes"):
+        CacheWriter(whole / "new", small)
     assert verify(whole).shards == 4
     with CacheWriter(whole, PLAN) as writer:
         fill(writer)

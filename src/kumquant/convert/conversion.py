@@ -152,12 +152,22 @@ def _write(jobs: list[Job], force: bool, threads: int, legacy_names: bool,
         write_tensors([target for target, _ in targets], checkpoint, threads, progress)
         checkpoint.check_unchanged()
         for job, (target, kept) in zip(jobs, targets, strict=True):
+            job.warnings.extend(_about_not_finite(target))
             copy_small_files(job.small_files, job.out, job.warnings)
             atomic_write(job.out / CHAT_CONFIG_NAME, json.dumps(job.chat_config, indent=2))
             written.append((target.writer.finish(job.num_values), kept))
     for journal in journals:
         journal.remove()
     return written
+
+
+def _about_not_finite(target: Target) -> list[str]:
+    if not target.not_finite:
+        return []
+    first, count = next(iter(target.not_finite)), len(target.not_finite)
+    others = f" and {count - 1} more" if count > 1 else ""
+    return [f"Infinities or NaN in the weights of {first}{others}: they are written as they are, and the model may "
+            "answer nonsense. Is the source whole?"]
 
 
 def _resume(job: Job, force: bool, threads: int, progress: Progress) -> tuple[Journal, list[FinishedShard]]:

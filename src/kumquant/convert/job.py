@@ -11,7 +11,7 @@ from ..errors import RequestError, UnsupportedError
 from ..models import Family, family_of
 from ..progress import NO_PROGRESS, Progress
 from ..quant import COMPATIBLE_QUANTIZER, DEFAULT_QUANTIZER
-from ..schemes import SCHEMES, Scheme, scheme_named
+from ..schemes import SCHEMES, Scheme, UnknownModeError, scheme_named
 from ..tensor_cache import ShardPlan, plan_shards
 from .awq import parts_of
 from .chat_config import chat_config
@@ -79,7 +79,7 @@ def plan_jobs(source: str | Path, folders: dict[str, Path], compat: bool, lora: 
 
 
 def _writable_scheme(mode: str) -> Scheme:
-    scheme = scheme_named(mode)
+    scheme = scheme_named(mode, UnknownModeError)
     if not scheme.can_convert:
         raise UnsupportedError("this mode can be read, but not written", where=mode,
                                expected=", ".join(name for name, other in SCHEMES.items() if other.can_convert),

@@ -46,7 +46,11 @@ class Journal:
         when it is damaged.
         """
         hint = "Give the same source and options to go on, or --force to start over."
-        text = read_json_object(self.path, TensorCacheError)
+        try:
+            text = read_json_object(self.path, TensorCacheError)
+        except TensorCacheError as reason:
+            raise TensorCacheError(f"the journal of the unfinished conversion is damaged: {reason.what}",
+                                   where=self.path, hint="Start over with --force.") from reason
         for key, expected in self._identity.items():
             found = text.get(key)
             if found != expected:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -30,6 +30,8 @@ from .order import PlannedTensor
 BLOCK_BYTES = 2 << 20
 # Converted blocks that may wait beside the ones being worked on.
 _BLOCKS_AHEAD = 2
+# The bits of infinity; whatever has more, the sign apart, is a NaN.
+_FIRST_INFINITE = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,13 @@ class Block:
 
 @dataclass(frozen=True)
 class ConvertedBlock:
-    """What becomes of a block: one array for each record of its tensor."""
+    """What becomes of a block: one array for each record of its tensor. is_finite: whether all
+    floats in them are.
+    """
 
     arrays: tuple[np.ndarray, ...]
     nbytes: int
+    is_finite: bool
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,14 @@ class Target:
     """A cache in the making, one of those that come from one pass over a checkpoint.
 
     tensors: in emission order, the same one for every target. keep_codes: take codes and scales over where the
-    source brings its own (``Checkpoint.has_codes``).
+    source brings its own (``Checkpoint.has_codes``). not_finite: filled in: tensors that got an infinity or a NaN.
     """
 
     tensors: Sequence[PlannedTensor]
     quantizer: RowQuantizer
     keep_codes: bool
     writer: CacheWriter
+    not_finite: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Converter:
             arrays = new_outputs(len(values), block.width, scheme)
             job.target.quantizer(values, scheme, *arrays)
         self._checkpoint.release(block.name, *self._byte_range(block))
-        return ConvertedBlock(arrays, block.nbytes)
+        return ConvertedBlock(arrays, block.nbytes, _is_finite(arrays[-1]))
 
     def _read(self, block: Block, tensor: CacheTensor) -> np.ndarray:
         if block.transposed:
@@ -188,7 +194,7 @@ def write_tensors(targets: Sequence[Target], checkpoint: Checkpoint, threads: in
         with (ThreadPoolExecutor(threads, thread_name_prefix="kumquant-convert") as pool,
               closing(_work_ahead(pool, remaining, Converter(checkpoint), threads + _BLOCKS_AHEAD)) as converted):
             for job in remaining:
-                blocks = _reporting(islice(converted, len(job.blocks)), job.planned, progress)
+                blocks = _reporting(islice(converted, len(job.blocks)), job, progress)
                 _add_records(job.planned, blocks, job.target.writer)
     finally:
         progress.finish()
@@ -216,11 +222,27 @@ def _work_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Job], converter: Conver
             future.cancel()
 
 
-def _reporting(blocks: Iterable[ConvertedBlock], planned: PlannedTensor,
-               progress: Progress) -> Iterator[ConvertedBlock]:
+def _reporting(blocks: Iterable[ConvertedBlock], job: Job, progress: Progress) -> Iterator[ConvertedBlock]:
+    name = job.planned.tensor.name
     for block in blocks:
+        if not block.is_finite:
+            job.target.not_finite[name] = None
         yield block
-        progress.advance(block.nbytes, planned.tensor.name)
+        progress.advance(block.nbytes, name)
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    """Whether floats are, by two maxima of their bits: little time, no memory.
+
+    Asked of scales it finds the groups that have an infinity. A NaN leaves no trace there: a group's scale is made
+    of its other weights, and looking at them all would cost a twentieth of the conversion.
+    """
+    name = values.dtype.name
+    if name not in _FIRST_INFINITE or not values.size:
+        return True
+    first, size = _FIRST_INFINITE[name], values.itemsize
+    positive, negative = values.view(f"i{size}").max(), values.view(f"u{size}").max()
+    return bool(positive < first and negative < first + (1 << (8 * size - 1)))
 
 
 def _add_records(planned: PlannedTensor, blocks: Iterator[ConvertedBlock], writer: CacheWriter) -> None:

@@ -171,8 +171,8 @@ class CacheWriter:
             free = shutil.disk_usage(self.folder).free
         if free + replaced < needed:
             raise CapacityError(
-                "not enough space on the disk", where=self.folder, found=f"{free / 2**20:.0f} MiB free",
-                expected=f"{(needed - replaced) / 2**20:.0f} MiB",
+                "not enough space on the disk", where=self.folder, found=f"{_amount(free)} free",
+                expected=_amount(needed - replaced),
                 hint="Free some space, or choose a folder on another disk.",
             )
 
@@ -227,6 +227,10 @@ def write_cache(
         for name, array in tensors.items():
             writer.add(name, array)
         return writer.finish(num_values)
+
+
+def _amount(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.0f} MiB" if nbytes >= 2**20 else f"{nbytes:,} bytes"
 
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
