@@ -85,6 +85,14 @@ def test_verify_tells_every_problem(capsys, cache):
     assert captured.err.startswith("kumquant: error: params_shard_0.bin: md5 is ")
 
 
+def test_a_manifest_without_shards_is_said_to_be_empty(capsys, tmp_path):
+    (tmp_path / "tensor-cache.json").write_text('{"metadata": {}, "records": []}')
+    assert main(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr() == (
+        "ok: 0 shards, 0 tensors, 0 bytes\n",
+        "warning: the manifest lists no shards: there is nothing to compare, and no model\n")
+
+
 def test_verify_says_what_it_could_not_check(capsys, cache):
     manifest = json.loads((cache / "tensor-cache.json").read_text())
     del manifest["records"][0]["md5sum"]

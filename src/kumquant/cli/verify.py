@@ -21,6 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     report = verify(args.model, progress_for(args), args.workers)
     warn(args, (f"{shard}: no md5 in the manifest; its length is right" for shard in report.unchecked))
+    if not report.shards:
+        warn(args, ["the manifest lists no shards: there is nothing to compare, and no model"])
     if args.json:
         print_json({"ok": True, "shards": report.shards, "tensors": report.tensors, "nbytes": report.nbytes,
                     "unchecked": list(report.unchecked)})
