@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints_for_tests import tiny_llama
+from tokenizers_for_tests import byte_level
 
 import kumquant as kq
 from kumquant.chat import stop_token_ids
@@ -65,3 +67,27 @@ def test_an_end_that_is_no_token_id(tmp_path: Path, name, value):
 def test_ends_in_either_spelling(tmp_path: Path, value, ids):
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": value}))
     assert stop_token_ids(tmp_path) == ids
+
+
+def test_a_tokenizer_of_another_model_is_blamed_not_the_prompt(tmp_path: Path):
+    source = tiny_llama(tmp_path / "source")
+    byte_level().save(str(source / "tokenizer.json"))
+    kq.convert(source, tmp_path / "out")
+    with kq.LLM(tmp_path / "out") as model:
+        with pytest.raises(kq.CheckpointError, match=r"tokenizer\.json: the tokenizer gives ids .* 0 to 100"):
+            model.generate("zzz \u00ff\u0416")
+        with pytest.raises(kq.RequestError, match="prompt: token id out of range"):
+            model.generate([101])
+        for params in (5, "x", [5], {"max_tokens": 3}, [kq.SamplingParams(), kq.SamplingParams()]):
+            with pytest.raises(kq.RequestError, match="params"):
+                model.generate([5], params)
+        for token_ids in (np.array(3), {1, 2}, {1: 2}, None, 5, [1.5], b"ab"):
+            with pytest.raises(kq.RequestError):
+                model.logits(token_ids)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"model.norm.weight", ["model.norm.weight"]])
+def test_what_is_no_parameter(name, tmp_path: Path):
+    kq.convert(tiny_llama(tmp_path / "source"), tmp_path / "out")
+    with pytest.raises(kq.RequestError, match="not the name of a parameter"):
+        kq.TensorCache.open(tmp_path / "out").dequantize(name)

@@ -13,17 +13,17 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from ..chat import ChatTemplate, Message, stop_token_ids
-from ..errors import RequestError
+from ..errors import CheckpointError, RequestError
 from ..models import TensorCache, load_pooling
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
 from ..runtime import Model
-from ..tokenizer import StreamDecoder, Tokenizer, has_tokenizer
+from ..tokenizer import TOKENIZER_NAME, StreamDecoder, Tokenizer, has_tokenizer
 from .defaults import default_params
 from .embedding import Embedder
 from .engine import Engine, check_prompt
 from .memory import Activations, kv_pages
-from .prompts import Prompt, split_prompts
+from .prompts import Prompt, one_prompt, split_prompts
 from .request import Generation, Request
 from .sampling_params import SamplingParams
 
@@ -107,7 +107,7 @@ class LLM:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> TextStream:
         """``generate`` for one prompt, its text piece by piece."""
-        (only,) = split_prompts([prompt])
+        only = one_prompt(prompt)
         (its_params,) = self._params_for(params, 1)
         return self._stream(self._encode(only, its_params), its_params)
 
@@ -132,7 +132,7 @@ class LLM:
         self._require_decoder("answers")
         (its_params,) = self._params_for(params, 1)
         template = self.chat_template
-        token_ids = template.encode(messages, self._require_tokenizer("chat"))
+        token_ids = self._checked_tokens(template.encode(messages, self._require_tokenizer("chat")))
         stop = (*its_params.stop_strings, *template.stop_strings)
         pieces = self._stream(token_ids, replace(its_params, stop=stop))
         return pieces if stream else pieces.run()
@@ -219,7 +219,16 @@ class LLM:
             if params.stop_strings:
                 self._require_tokenizer("stop strings")
             return list(prompt)
-        return self._require_tokenizer("a text prompt").encode(prompt, add_special_tokens=True)
+        return self._checked_tokens(self._require_tokenizer("a text prompt").encode(prompt, add_special_tokens=True))
+
+    def _checked_tokens(self, token_ids: list[int]) -> list[int]:
+        """``token_ids`` of the tokenizer. Raises CheckpointError where the model does not have them."""
+        last, size = max(token_ids, default=0), self.model.vocab_size
+        if last >= size:
+            raise CheckpointError("the tokenizer gives ids that the model does not have",
+                                  where=self.folder / TOKENIZER_NAME, found=last, expected=f"0 to {size - 1}",
+                                  hint="Copy the tokenizer files of this very model there.")
+        return token_ids
 
     def _require_decoder(self, what: str) -> None:
         if self.model.spec.is_encoder:
@@ -258,7 +267,7 @@ class LLM:
 
 
 def _checked_ids(token_ids: Sequence[int]) -> list[int]:
-    (checked,) = split_prompts([token_ids])
+    checked = one_prompt(token_ids)
     if isinstance(checked, str):
         raise RequestError("not token ids", where="token_ids", found="text", expected="a list of integers")
     return list(checked)

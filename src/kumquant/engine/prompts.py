@@ -20,12 +20,16 @@ def split_prompts(prompts: Any) -> list[Prompt]:
         return [prompts if isinstance(prompts, str) else [int(i) for i in prompts]]
     if not isinstance(prompts, Iterable) or isinstance(prompts, (bytes, Set, Mapping)) or _is_number(prompts):
         raise _not_a_prompt(prompts)
-    split: list[Prompt] = []
-    for prompt in prompts:
-        if not isinstance(prompt, str) and not _is_ids(prompt) and not _is_empty(prompt):
-            raise _not_a_prompt(prompt)
-        split.append(prompt if isinstance(prompt, str) else [int(i) for i in prompt])
-    return split
+    return [one_prompt(prompt) for prompt in prompts]
+
+
+def one_prompt(prompt: Any) -> Prompt:
+    """Text, or a list of token ids. Raises RequestError for anything else."""
+    if isinstance(prompt, str):
+        return prompt
+    if not _is_ids(prompt) and not _is_empty(prompt):
+        raise _not_a_prompt(prompt)
+    return [int(i) for i in prompt]
 
 
 def _is_ids(prompt: Any) -> bool:
@@ -40,7 +44,7 @@ def _is_number(prompt: Any) -> bool:
 
 
 def _is_empty(prompt: Any) -> bool:
-    return isinstance(prompt, Sequence) and len(prompt) == 0
+    return isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) == 0
 
 
 def _not_a_prompt(found: Any) -> RequestError:
