@@ -26,17 +26,21 @@ def doubled(start: str, step: str, end: str = "") -> str:
     "{{ [1] | slice(10**9) | list }}", "{{ '%999999999d' | format(1) }}", "{{ [1] | tojson(indent=10**9) }}",
     "{% set a = 'a' * 10**6 %}{{ a.replace('a', a) }}", "{% set a = 'a' * 10**6 %}{{ a | replace('a', a) }}",
     "{% set a = 'a' * 10**6 %}{{ a.join(a) }}", "{% set a = 'a' * 10**6 %}{{ a | join(a) }}",
-    "{% for i in range(9) %}{{ 'a' * 10**6 }}{% endfor %}", "{{ lipsum(10**9) }}",
+    "{% for i in range(99) %}{{ 'a' * 10**6 }}{% endfor %}", "{{ lipsum(10**9) }}",
     "{% set a = [[1] * 1000] * 1000 %}{{ a | sum(start=[]) }}",
     doubled("'a'", "ns.x + ns.x"), doubled("'a'", "ns.x ~ ns.x"), doubled("[1]", "ns.x + ns.x"),
     doubled("3", "ns.x * ns.x"), doubled("'a'", "'%s%s' % (ns.x, ns.x)"), doubled("'a'", "'{0}{0}'.format(ns.x)"),
     doubled("[1]", "[ns.x, ns.x]"), doubled("[1]", "[ns.x, ns.x]", "| tojson"),
     doubled("[1]", "[ns.x, ns.x]", "| string"), doubled("[1]", "{'a': ns.x, 'b': ns.x}"),
+    "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = ns.x + ['a' * 10**6 ~ i] %}{% endfor %}",
+    "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x, ('a' * 10**6) | upper] %}"
+    "{% endfor %}",
     "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
     "{% set ns.x = y %}{% endfor %}",
 ])
 def test_a_template_that_would_not_end_is_stopped(template, monkeypatch):
     monkeypatch.setattr(sandbox, "MAX_STEPS", 20_000)
+    monkeypatch.setattr(sandbox, "MAX_MADE", 50 << 20)
     with pytest.raises(UnsupportedError, match=r"bad\.jinja: the chat template (exceeds the limits|failed)"):
         JinjaTemplate(template, "bad.jinja").render({"messages": []})
 

@@ -14,7 +14,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from ..errors import RequestError, UnsupportedError
-from .sandbox import LimitedEnvironment, LimitError, limited, to_json_limits
+from .sandbox import LimitedEnvironment, LimitError, counted, limited, to_json_limits
 
 
 class _RaisedByTemplate(jinja2.TemplateError):
@@ -89,8 +89,8 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
              separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
     """Jinja's own filter escapes for HTML; chat templates mean plain JSON."""
     to_json_limits(value, indent)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
-                      sort_keys=sort_keys)
+    return str(counted(json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                                  sort_keys=sort_keys)))
 
 
 def _raise(message: str) -> NoReturn:

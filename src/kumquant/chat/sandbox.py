@@ -24,11 +24,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 MAX_STEPS = 1_000_000
 MAX_SECONDS = 10.0  # of the processor
 MAX_RANGE = 10_000
-MAX_LENGTH = 1 << 20  # characters of one text, or items of one list
-MAX_OUTPUT = 4 << 20  # characters of what is rendered; of a macro or a block too
+MAX_LENGTH = 4 << 20  # characters of one text, or items of one list
+MAX_OUTPUT = 16 << 20  # characters of what is rendered; of a macro or a block too
+MAX_MADE = 1 << 30  # characters and items of all texts and lists together, also of those that are gone
 MAX_WIDTH = 1000  # a padding, an indent
 _MAX_BITS = 4096
-_CLOCK_STEPS = 64
+_CLOCK_STEPS = 16
+_LONG = 10_000
 
 _WIDE = re.compile(r"\d{4}|\*")
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
@@ -42,14 +44,25 @@ class _Budget:
     """What one rendering has used."""
 
     def __init__(self) -> None:
-        self.steps, self.started = 0, time.thread_time()
+        self.steps, self.made, self.started = 0, 0, time.thread_time()
 
     def step(self) -> None:
         self.steps += 1
         if self.steps > MAX_STEPS:
             raise LimitError(f"more than {MAX_STEPS:,} turns of loops")
-        if self.steps % _CLOCK_STEPS == 0 and time.thread_time() - self.started > MAX_SECONDS:
+        if self.steps % _CLOCK_STEPS == 0:
+            self.check_clock()
+
+    def check_clock(self) -> None:
+        if time.thread_time() - self.started > MAX_SECONDS:
             raise LimitError(f"more than {MAX_SECONDS:g} seconds")
+
+    def add(self, length: int) -> None:
+        self.made += length
+        if self.made > MAX_MADE:
+            raise LimitError(f"more than {MAX_MADE:,} characters in all its texts")
+        if length > _LONG:
+            self.check_clock()
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget of a chat template")
@@ -74,7 +87,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options, finalize=_printable)
         self.globals["range"] = _short_range
         del self.globals["lipsum"]
-        self.filters = {name: _GUARDS[name](function) if name in _GUARDS else function
+        self.filters = {name: _guard(_GUARDS.get(name, _check_nothing))(function)
                         for name, function in self.filters.items()}
 
     @staticmethod
@@ -93,12 +106,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _check_operands(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+        return counted(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
             _check_method(owner, name, (*args, *kwargs.values()))
+            return counted(super().call(__context, __obj, *args, **kwargs))
         return super().call(__context, __obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -111,8 +125,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             _check_fields(text, text.count("{"), (args, kwargs))
             if value.__name__ == "format_map":
                 (mapping,) = args
-                return formatter.vformat(text, (), mapping)
-            return formatter.vformat(text, args, kwargs)
+                return counted(formatter.vformat(text, (), mapping))
+            return counted(formatter.vformat(text, args, kwargs))
 
         return update_wrapper(formatted, value)
 
@@ -162,7 +176,7 @@ def _join(pieces: Iterable[str], limit: int) -> str:
         if length > limit:
             raise LimitError(f"a text of more than {limit:,} characters")
         kept.append(piece)
-    return "".join(kept)
+    return counted("".join(kept))
 
 
 def _check_operands(operator: str, left: Any, right: Any) -> None:
@@ -221,6 +235,14 @@ def _check_fields(text: str, fields: int, values: Any) -> None:
         raise LimitError(f"a text of more than {MAX_LENGTH:,} characters")
 
 
+def counted(value: Any) -> Any:
+    """``value`` itself, which the budget pays for."""
+    budget = _budget.get(None)
+    if budget is not None:  # None: Jinja computes constants before anything is rendered
+        budget.add(_length(value))
+    return value
+
+
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, (str, bytes, list, tuple)) else 0
 
@@ -241,13 +263,16 @@ def _size(value: Any) -> int:
     while waiting:
         item = waiting.pop()
         size += max(_length(item), 1)
-        if size > MAX_OUTPUT:
-            raise LimitError(f"a value of more than {MAX_OUTPUT:,} characters")
+        if size > MAX_LENGTH:
+            raise LimitError(f"a value of more than {MAX_LENGTH:,} characters")
         if isinstance(item, dict):
             waiting += item.keys()
             waiting += item.values()
         elif isinstance(item, (list, tuple, set, frozenset)):
             waiting += item
+    budget = _budget.get(None)
+    if size > _LONG and budget is not None:
+        budget.check_clock()
     return size
 
 
@@ -274,11 +299,15 @@ def _guard(check: Callable[..., None]) -> Callable[[Callable[..., Any]], Callabl
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             check(*args[skipped:], **kwargs)
-            return function(*args, **kwargs)
+            return counted(function(*args, **kwargs))
 
         return update_wrapper(guarded, function)
 
     return wrap
+
+
+def _check_nothing(*args: Any, **kwargs: Any) -> None:
+    """For filters that make little of what they get."""
 
 
 def _check_arguments(value: Any, *args: Any, **kwargs: Any) -> None:
@@ -303,9 +332,8 @@ def _check_sum(iterable: Any, attribute: Any = None, start: Any = 0) -> None:
         raise LimitError("a sum of something else than numbers")
 
 
-_GUARDS = {
+_GUARDS: dict[str, Callable[..., None]] = {
     **dict.fromkeys(("batch", "center", "indent", "pprint", "slice", "string", "urlize", "wordwrap", "xmlattr"),
-                    _guard(_check_arguments)),
-    "format": _guard(_check_format), "replace": _guard(_check_replace), "join": _guard(_check_join),
-    "sum": _guard(_check_sum),
+                    _check_arguments),
+    "format": _check_format, "replace": _check_replace, "join": _check_join, "sum": _check_sum,
 }
