@@ -32,6 +32,15 @@ def test_what_is_no_path(call, path, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [
+    {"model": 5}, {"model": None}, {"text": 5}, {"text": "a\0"}, {"against": b"model"}, {"threads": "x"},
+    {"window": 1.5}, {"num_tokens": "x"},
+])
+def test_what_evaluate_refuses(arguments):
+    with pytest.raises(kq.RequestError, match=next(iter(arguments))):
+        kq.evaluate(**{"model": "model", "text": "text", **arguments})
+
+
+@pytest.mark.parametrize("arguments", [
     {"quantization": None}, {"quantization": 5}, {"quantization": ["q4f16_1", None]}, {"threads": "x"},
     {"threads": 1.5}, {"threads": 2**70}, {"threads": True}, {"threads": 0},
 ])

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import RequestError
+from ..files import checked_path
 from ..models import TensorCache
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
@@ -60,10 +61,15 @@ def evaluate(model: str | Path, text: str | Path, against: str | Path | None = N
     activations. Raises RequestError for a text too short, a window longer than the context, or another
     vocabulary.
     """
-    token_ids = _read_tokens(Path(model), Path(text), num_tokens)
+    for name, value in (("threads", threads), ("num_tokens", num_tokens), ("window", window)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise RequestError("value out of range", where=name, found=repr(value)[:80],
+                               expected="an integer, at least 1")
+    reference_path = None if against is None else checked_path(against, "against")
+    token_ids = _read_tokens(checked_path(model, "model"), checked_path(text, "text"), num_tokens)
     threads = threads or default_threads()
     subject = Model(TensorCache.open(model), threads=threads)
-    reference = None if against is None else open_reference(Path(against), threads)
+    reference = None if reference_path is None else open_reference(reference_path, threads)
     window = _checked_window(window, [subject] if reference is None else [subject, reference])
     scores, windows = Scores(), 0
     progress.start(len(token_ids), "evaluate")
