@@ -1,6 +1,6 @@
 """The table of a comparison with llama.cpp, from the single figures that compare_llamacpp.py stored.
 
-    python benchmarks/comparison_report.py benchmarks/results/NAME.json [docs/performance.md]
+    python benchmarks/comparison_report.py benchmarks/results/NAME.json [more.json …] [docs/performance.md]
 
 prints the tables, or puts them into a page in place of what follows its heading "Results".
 
@@ -137,22 +137,25 @@ def cell(values: Values, digits: int | None = None) -> str:
     return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
-def put_into(page: Path, source: Path, text: str) -> None:
-    """Replace the page's results by these, two heading levels down, and say which file they come from."""
+def put_into(page: Path, texts: dict[Path, str]) -> None:
+    """Replace the page's results by these, two heading levels down, each with the file it comes from."""
     before, heading, _ = page.read_text().partition("\n## Results\n")
     if not heading:
         sys.exit(f"{page}: no heading '## Results'")
-    tables = re.sub(r"^#", "###", text, flags=re.MULTILINE)
-    page.write_text(f"{before}{heading}\nFrom `{source}`.\n\n{tables}")
+    sections = [
+        f"From `{source}`.\n\n{re.sub(r'^#', '###', text, flags=re.MULTILINE)}" for source, text in texts.items()
+    ]
+    page.write_text(f"{before}{heading}\n" + "\n".join(sections))
 
 
 def main() -> None:
-    source = Path(sys.argv[1])
-    text = report(json.loads(source.read_text()))
-    if len(sys.argv) > 2:
-        put_into(Path(sys.argv[2]), source, text)
-    else:
-        print(text, end="")
+    sources = [Path(name) for name in sys.argv[1:] if name.endswith(".json")]
+    pages = [Path(name) for name in sys.argv[1:] if not name.endswith(".json")]
+    texts = {source: report(json.loads(source.read_text())) for source in sources}
+    for page in pages:
+        put_into(page, texts)
+    if not pages:
+        print("\n".join(texts.values()), end="")
 
 
 if __name__ == "__main__":
