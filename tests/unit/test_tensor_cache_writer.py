@@ -344,7 +344,7 @@ def test_too_little_space_is_noticed_before_anything_is_written(whole, monkeypat
         CacheWriter(whole, huge)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 19))
     small = plan_shards([("a", [1000 << 10], "uint8")])
-    with pytest.raises(CapacityError, match="found 524,288 bytes free; expected [0-9,]+ bytes"):
+    with pytest.raises(CapacityError, match=r"found 524,288 bytes free; expected [0-9,]+ bytes"):
         CacheWriter(whole / "new", small)
     assert verify(whole).shards == 4
     with CacheWriter(whole, PLAN) as writer:

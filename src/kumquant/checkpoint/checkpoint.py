@@ -99,7 +99,7 @@ class Checkpoint(ABC):
         return False
 
     def has_transposed_codes(self, name: str) -> bool:
-        """Whether rows of ``read_codes`` are the tensor's columns (files that store (out, in) what others transpose)."""
+        """Whether rows of ``read_codes`` are the tensor's columns: files that store (out, in) what others transpose."""
         return False
 
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
