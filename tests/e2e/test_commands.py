@@ -132,7 +132,7 @@ def test_a_cache_without_tokenizer_opens_and_computes(kumquant, tiny_source, tmp
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
     (("convert", "org/no-such-model", "-o", "x", "-q", "q4f16_1"), 1, "not downloaded yet"),
-    (("convert", "{source}", "-o", "x", "-q", "q9f9"), 1, "unknown quantization mode"),
+    (("convert", "{source}", "-o", "x", "-q", "q9f9"), 2, "unknown quantization mode"),
     (("verify", "nowhere"), 1, "no such file or folder"),
     (("generate", "nowhere", "--prompt", "x"), 1, "no such file or folder"),
     (("generate", "{cache}", "--prompt", "x" * 400), 2, "the prompt is longer than the context; found 4"),
