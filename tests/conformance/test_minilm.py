@@ -15,7 +15,7 @@ from kumquant import LLM, TensorCache, convert
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[2].parent / "shared" / "real"
-SOURCE = Path(os.environ.get("KUMQUANT_MINILM", "/tmp/kq-models/minilm"))
+SOURCE = Path(os.environ.get("KUMQUANT_MINILM", "no folder named"))
 pytestmark = [
     pytest.mark.skipif(not (SHARED / "minilm_reference.npz").is_file(), reason="skipped: no ../shared/real"),
     pytest.mark.skipif(not (SOURCE / "model.safetensors").is_file(),
