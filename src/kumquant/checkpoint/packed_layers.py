@@ -177,6 +177,10 @@ class PackedLayer(ABC):
     def _scale_shape(self) -> tuple[int, int]:
         """(outputs, groups)."""
 
+    def _check_zeros(self, expected: tuple[int, int]) -> None:
+        if self.has("zeros") and self.info("zeros").shape != expected:
+            raise self._contradiction("zeros", str(list(expected)))
+
     def _contradiction(self, part: str, expected: str) -> CheckpointError:
         info = self.info(part)
         return CheckpointError(f"{info.name} does not fit its packed layer", where=self.checkpoint.folder / info.file,
@@ -209,9 +213,7 @@ class _GroupsFirst(PackedLayer):
 
     def check(self) -> None:
         super().check()
-        zeros = (self.num_groups, -(-self.shape[0] * self.bits // WORD_BITS))
-        if self.has("zeros") and self.info("zeros").shape != zeros:
-            raise self._contradiction("zeros", str(list(zeros)))
+        self._check_zeros((self.num_groups, -(-self.shape[0] * self.bits // WORD_BITS)))
 
 
 class GptqLayer(_GroupsFirst):
@@ -311,9 +313,7 @@ class CompressedTensorsLayer(PackedLayer):
 
     def check(self) -> None:
         super().check()
-        zeros = (-(-self.shape[0] * self.bits // WORD_BITS), self.num_groups)
-        if self.has("zeros") and self.info("zeros").shape != zeros:
-            raise self._contradiction("zeros", str(list(zeros)))
+        self._check_zeros((-(-self.shape[0] * self.bits // WORD_BITS), self.num_groups))
 
 
 class MlxLayer(PackedLayer):
