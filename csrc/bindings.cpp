@@ -282,6 +282,7 @@ static void bind_runtime(nb::module_& m) {
 
 void bind_kernels(nb::module_& m);   // bind_kernels.cpp
 void bind_quantize(nb::module_& m);  // bind_quantize.cpp
+void bind_convert(nb::module_& m);   // bind_convert.cpp
 
 NB_MODULE(_native, m) {
   m.doc() = "Kumquant's native core";
@@ -294,4 +295,5 @@ NB_MODULE(_native, m) {
   bind_runtime(m);
   bind_kernels(m);
   bind_quantize(m);
+  bind_convert(m);
 }

@@ -46,6 +46,17 @@ def test_data_need_not_be_aligned(tmp_path: Path) -> None:
     assert np.array_equal(open_checkpoint(tmp_path).read("b"), tensors["b"])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+def test_columns_are_the_rows_of_the_transpose(tmp_path: Path, dtype: Any) -> None:
+    matrix = np.random.default_rng(2).standard_normal((37, 71)).astype(dtype)
+    write_checkpoint(tmp_path, {"a": np.ones(1, np.float16), "m": matrix})  # so that float32 is not aligned
+    checkpoint = open_checkpoint(tmp_path)
+    for begin, end in ((0, 71), (5, 5), (31, 70), (70, 71)):
+        columns = checkpoint.read_columns("m", begin, end)
+        assert columns.dtype == dtype and columns.flags.c_contiguous
+        np.testing.assert_array_equal(columns, matrix.T[begin:end])
+
+
 def test_order_of_one_file_is_that_of_its_offsets(tmp_path: Path) -> None:
     tensors = random_tensors({"layers.10": (2,), "layers.2": (3,), "a": (1,)})
     header = header_of(tensors)

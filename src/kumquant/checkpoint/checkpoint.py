@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..files import translated_os_errors
 from ..schemes import Scheme
 from .folder import CONFIG_NAME
+from .rows import columns_as_rows
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,14 @@ class Checkpoint(ABC):
 
         Raises UnsupportedError for a tensor whose dtype weights cannot have.
         """
+
+    def read_columns(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Columns [begin, end) of a matrix as rows, (end - begin, rows) in ``TensorInfo.dtype``; C-contiguous.
+
+        Raises like ``read_rows``.
+        """
+        rows, columns = self.tensors[name].shape
+        return columns_as_rows(self.read_rows(name, columns, 0, rows), begin, end)
 
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         """Whether ``read_codes`` has the tensor in ``scheme``. Needs no weights read."""

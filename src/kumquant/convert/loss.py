@@ -43,6 +43,9 @@ def measure(tensors: Iterable[PlannedTensor], checkpoint: Checkpoint, folder: Pa
             rows = checkpoint.tensors[name].num_values // tensor.shape[-1]
             total += _squares(planned, cache, checkpoint, name, first_row, rows)
             first_row += rows
+            checkpoint.release(name)  # a few rows bring many pages with them
+        for record in planned.record_names:
+            cache.release(record)
     return tuple(Loss(kind, float(np.sqrt(lost / whole)) if whole else 0.0) for kind, (lost, whole) in sums.items())
 
 

@@ -89,10 +89,11 @@ class Job:
         return sum(block.nbytes for block in self.blocks)
 
 
-def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
+def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint, keep_codes: bool = False) -> list[Block]:
     """The blocks of a tensor in the order of its records: source after source, in the tensor's row order.
 
     Sources that stand side by side are cut alike, and the blocks of one strip of rows follow one another.
+    keep_codes: see ``Target``.
     """
     tensor = planned.tensor
     if tensor.side_by_side:
@@ -102,7 +103,9 @@ def blocks_of(planned: PlannedTensor, checkpoint: Checkpoint) -> list[Block]:
     for name in tensor.sources:
         info = checkpoint.tensors[name]
         rows = info.num_values // width if width else 0
-        step = max(1, BLOCK_BYTES // max(1, width * _bytes_as_read(info)))
+        kept = keep_codes and planned.is_quantized and checkpoint.has_codes(name, planned.scheme)
+        row_bytes = info.nbytes // max(1, rows) if kept else width * _bytes_as_read(info)
+        step = max(1, BLOCK_BYTES // max(1, row_bytes))
         scale = rows // info.shape[0] if tensor.row_order else 1  # a plain matrix is cut between its values
         for first, last in tensor.row_order or ((0, rows),):
             for begin in range(first * scale, last * scale, step):
@@ -162,11 +165,7 @@ class Converter:
 
     def _read(self, block: Block, tensor: CacheTensor) -> np.ndarray:
         if block.transposed:
-            columns = self._checkpoint.tensors[block.name].shape[1]
-            whole = self._checkpoint.read_rows(block.name, columns, 0, block.width)  # a view, touched in part
-            strip = np.ascontiguousarray(whole[:, block.begin : block.end])
-            bits = strip.view(f"u{strip.itemsize}")  # integers are transposed twice as fast as 16-bit floats
-            return np.ascontiguousarray(bits.T).view(strip.dtype)
+            return self._checkpoint.read_columns(block.name, block.begin, block.end)
         values = self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
         return values + values.dtype.type(1) if tensor.plus_one else values
 
@@ -184,7 +183,7 @@ def write_tensors(targets: Sequence[Target], checkpoint: Checkpoint, threads: in
 
     threads: workers that convert blocks. progress counts the checkpoint's bytes, once for each target.
     """
-    jobs = [Job(planned, blocks_of(planned, checkpoint), target)
+    jobs = [Job(planned, blocks_of(planned, checkpoint, target.keep_codes), target)
             for same_tensor in zip(*(target.tensors for target in targets), strict=True)
             for planned, target in zip(same_tensor, targets, strict=True)]
     progress.start(_nbytes(jobs), "convert")

@@ -119,10 +119,7 @@ class GgufCheckpoint(Checkpoint):
 
     def read_rows(self, name: str, width: int, begin: int, end: int) -> np.ndarray:
         """As ``Checkpoint.read_rows``; plain rows in the file's order are a view of the mapped file."""
-        place = self._places[name]
-        if not place.tensor.type.dtype:
-            raise UnsupportedError(f"tensor {name} has a type that weights cannot have",
-                                   where=self._paths[place.file], found=place.tensor.type.name)
+        place = self._readable(name)
         if place.transposed:
             whole = values_of(self._bytes(place, 0, place.num_rows), place.tensor.type).T
             return (whole if whole.shape[1] == width else whole.reshape(-1, width))[begin:end]
@@ -131,6 +128,19 @@ class GgufCheckpoint(Checkpoint):
         if place.shift:
             values = values.astype(np.float32) + np.float32(place.shift)
         return cut(values, first, width, begin, end)
+
+    def read_columns(self, name: str, begin: int, end: int) -> np.ndarray:
+        place = self._readable(name)
+        if not place.transposed:
+            return super().read_columns(name, begin, end)
+        return values_of(self._bytes(place, begin, end), place.tensor.type)
+
+    def _readable(self, name: str) -> _Place:
+        place = self._places[name]
+        if not place.tensor.type.dtype:
+            raise UnsupportedError(f"tensor {name} has a type that weights cannot have",
+                                   where=self._paths[place.file], found=place.tensor.type.name)
+        return place
 
     def has_codes(self, name: str, scheme: Scheme) -> bool:
         place = self._places[name]
@@ -141,7 +151,10 @@ class GgufCheckpoint(Checkpoint):
         return self._places[name].transposed
 
     def read_codes(self, name: str, scheme: Scheme, begin: int, end: int) -> PackedRows:
-        return PackedRows(*q4_0_codes(self._bytes(self._places[name], begin, end)))
+        place = self._places[name]
+        if place.order is None:
+            return PackedRows(*q4_0_codes(self._stored(place)[begin:end]))
+        return PackedRows(*q4_0_codes(self._stored(place), place.order[begin:end]))
 
     def prefetch(self, name: str, begin: int = 0, end: int | None = None) -> None:
         self._advise(name, begin, end, "MADV_WILLNEED")
@@ -151,9 +164,13 @@ class GgufCheckpoint(Checkpoint):
 
     def _bytes(self, place: _Place, first: int, last: int) -> np.ndarray:
         """Rows [first, last) as (rows, row bytes) uint8, in the order of this checkpoint."""
-        shape = (place.num_rows, place.row_bytes)
-        rows = np.frombuffer(self._map(place.file), np.uint8, place.tensor.nbytes, place.tensor.begin).reshape(shape)
+        rows = self._stored(place)
         return rows[first:last] if place.order is None else rows[place.order[first:last]]
+
+    def _stored(self, place: _Place) -> np.ndarray:
+        """All rows as the file has them, (rows, row bytes) uint8: a view of the mapped file."""
+        shape = (place.num_rows, place.row_bytes)
+        return np.frombuffer(self._map(place.file), np.uint8, place.tensor.nbytes, place.tensor.begin).reshape(shape)
 
     def _advise(self, name: str, begin: int, end: int | None, advice: str) -> None:
         option = getattr(mmap, advice, None)
