@@ -13,7 +13,8 @@ import tokenizers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
-from gguf_for_tests import LLAMA, bpe_metadata, llama_shapes, random_values, sentencepiece_metadata, write_floats
+from gguf_architectures_for_tests import ARCHITECTURES
+from gguf_for_tests import LLAMA, VOCAB, bpe_metadata, random_values, sentencepiece_metadata, write_floats
 
 from kumquant import LLM, convert
 from kumquant.export import export
@@ -52,12 +53,15 @@ def test_rebuilt_tokenizers_agree_token_for_token(tmp_path: Path, tokenizer: dic
 
 
 @pytest.mark.parametrize(("mode", "least"), [("q0f16", 0.9999), ("q4f16_1", 0.99)])
-def test_llama_cpp_runs_an_export(tmp_path: Path, mode: str, least: float) -> None:
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_llama_cpp_runs_an_export(tmp_path: Path, name: str, mode: str, least: float) -> None:
     """Its logits agree but for its own rounding: activations to float16, and to 8 bits beside Q4_0."""
     tokenizer = bpe_metadata("qwen2")
     size = len(tokenizer["tokenizer.ggml.tokens"])
-    shapes = {name: (size, shape[1]) if shape[0] == 48 else shape for name, shape in llama_shapes().items()}
-    write_floats(tmp_path / "in.gguf", {**LLAMA, **tokenizer}, random_values(shapes))
+    metadata, shapes = ARCHITECTURES[name]
+    shapes = {name: (size, shape[1]) if shape[0] == VOCAB else shape for name, shape in shapes.items()}
+    vocabulary = {f"{metadata['general.architecture']}.vocab_size": size}
+    write_floats(tmp_path / "in.gguf", {**metadata, **tokenizer, **vocabulary}, random_values(shapes))
     convert(tmp_path / "in.gguf", tmp_path / "cache", mode)
     export(tmp_path / "cache", tmp_path / "out.gguf")
     token_ids = list(range(40, 72))

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from checkpoints_for_tests import tiny_llama
+from gguf_architectures_for_tests import ARCHITECTURES, POSITIONS
 from gguf_for_tests import (
     LLAMA,
     bpe_metadata,
@@ -34,14 +35,56 @@ def tensor_bytes(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
             for tensor in read_header(path).tensors}
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_gguf_to_cache_to_gguf_gives_the_same_tensor_bytes(tmp_path: Path, tied: bool) -> None:
-    write_q4_0(tmp_path / "in.gguf", LLAMA, llama_shapes(tied))
+@pytest.mark.parametrize(("metadata", "shapes"), [
+    *(pytest.param(*parts, id=name) for name, parts in ARCHITECTURES.items()),
+    pytest.param(LLAMA, llama_shapes(tied=True), id="llama tied"),
+])
+def test_gguf_to_cache_to_gguf_gives_the_same_tensor_bytes(tmp_path: Path, metadata: dict, shapes: dict) -> None:
+    """And metadata that mean the same. GPT-2's positions become 4 bits in the cache: nothing keeps those of F16."""
+    write_q4_0(tmp_path / "in.gguf", metadata, shapes, plain=(POSITIONS,))
     convert(tmp_path / "in.gguf", tmp_path / "cache", "q4f16_1")
     report = export(tmp_path / "cache", tmp_path / "out.gguf")
-    assert tensor_bytes(tmp_path / "out.gguf") == tensor_bytes(tmp_path / "in.gguf")
+    before, after = tensor_bytes(tmp_path / "in.gguf"), tensor_bytes(tmp_path / "out.gguf")
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name] and name != POSITIONS] == []
     assert all(route.is_lossless for route in report.routes)
-    assert read_header(tmp_path / "out.gguf").metadata["llama.attention.head_count"] == 4
+    one, two = open_checkpoint(tmp_path / "in.gguf").config, open_checkpoint(tmp_path / "out.gguf").config
+    ropes = [config.pop("rope_scaling", None) or {} for config in (one, two)]
+    assert one == two
+    assert ropes[0].pop("rope_type", None) == ropes[1].pop("rope_type", None)
+    assert ropes[0].keys() == ropes[1].keys()
+    for key, value in ropes[0].items():
+        np.testing.assert_allclose(ropes[1][key], value, rtol=1e-6, err_msg=key)
+
+
+def test_models_that_llama_cpp_would_compute_otherwise_stay_here(tmp_path: Path) -> None:
+    """It takes the scale of Gemma's queries from their width, and divisors for llamas only."""
+    metadata, shapes = ARCHITECTURES["gemma3"]
+    convert(write_floats(tmp_path / "in.gguf", metadata, random_values(shapes)), tmp_path / "gemma", "q0f16")
+    tiny_llama(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "llama", "q0f16")
+    for folder, changes, match in (
+        ("gemma", {"query_pre_attn_scalar": 20}, "attention_scale"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope scaling"),
+    ):
+        path = tmp_path / folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(UnsupportedError, match=match):
+            export(tmp_path / folder, tmp_path / "out.gguf")
+        assert not (tmp_path / "out.gguf").exists()
+
+
+def test_gemma_goes_out_as_its_text_part_under_its_own_names(tmp_path: Path) -> None:
+    metadata, shapes = ARCHITECTURES["gemma3"]
+    source = write_floats(tmp_path / "in.gguf", metadata, random_values(shapes))
+    convert(source, tmp_path / "cache", "q0f16")
+    path = tmp_path / "cache" / "config.json"
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps({"model_type": "gemma3", "text_config": text, "vision_config": {}}))
+    export(tmp_path / "cache", tmp_path / "out", "safetensors")
+    back = open_checkpoint(tmp_path / "out")
+    assert back.tensors.keys() == open_checkpoint(source).tensors.keys()
+    assert back.config["model_type"] == "gemma3_text" and back.config["layer_types"] == text["layer_types"]
 
 
 def test_plain_caches_go_out_in_float(tmp_path: Path) -> None:

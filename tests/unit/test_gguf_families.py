@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from gguf_for_tests import FFN, HIDDEN, VOCAB, metadata_of, random_q4_0, random_values, write, write_floats
+from gguf_architectures_for_tests import GPT2, HEAD_DIM, gemma_shapes, gpt2_shapes, phi3_shapes
+from gguf_for_tests import (
+    FFN,
+    HIDDEN,
+    LLAMA,
+    llama_shapes,
+    metadata_of,
+    random_q4_0,
+    random_values,
+    write,
+    write_floats,
+)
 
-from kumquant import TensorCache, convert
+from kumquant import LLM, TensorCache, convert
 from kumquant.checkpoint import open_checkpoint
-
-HEAD_DIM = 16
-
-
-def gemma_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCAB, HIDDEN), "output_norm.weight": (HIDDEN,)}
-    for layer in range(2):
-        block = f"blk.{layer}."
-        shapes |= {f"{block}{name}.weight": (HIDDEN,) for name in
-                   ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")}
-        shapes |= {f"{block}attn_q.weight": (HIDDEN, HIDDEN), f"{block}attn_k.weight": (32, HIDDEN),
-                   f"{block}attn_v.weight": (32, HIDDEN), f"{block}attn_output.weight": (HIDDEN, HIDDEN),
-                   f"{block}ffn_gate.weight": (FFN, HIDDEN), f"{block}ffn_up.weight": (FFN, HIDDEN),
-                   f"{block}ffn_down.weight": (HIDDEN, FFN)}
-        if architecture == "gemma3":
-            shapes |= {f"{block}attn_q_norm.weight": (HEAD_DIM,), f"{block}attn_k_norm.weight": (HEAD_DIM,)}
-    return shapes
+from kumquant.errors import CheckpointError, UnsupportedError
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
@@ -49,15 +45,7 @@ def test_gemma_norms_are_stored_with_one_added_in_both_formats(tmp_path: Path, a
 
 
 def test_phi3_is_fused_already_and_brings_two_sets_of_divisors(tmp_path: Path) -> None:
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (VOCAB, HIDDEN), "output_norm.weight": (HIDDEN,), "output.weight": (VOCAB, HIDDEN),
-        "rope_factors_short.weight": (HEAD_DIM // 2,), "rope_factors_long.weight": (HEAD_DIM // 2,)}
-    for layer in range(2):
-        block = f"blk.{layer}."
-        shapes |= {f"{block}attn_norm.weight": (HIDDEN,), f"{block}ffn_norm.weight": (HIDDEN,),
-                   f"{block}attn_qkv.weight": (HIDDEN + 64, HIDDEN), f"{block}attn_output.weight": (HIDDEN, HIDDEN),
-                   f"{block}ffn_up.weight": (2 * FFN, HIDDEN), f"{block}ffn_down.weight": (HIDDEN, FFN)}
-    values = random_values(shapes)
+    values = random_values(phi3_shapes())
     metadata = metadata_of("phi3", rope__scaling__original_context_length=64, rope__scaling__attn_factor=1.25)
     source = write_floats(tmp_path / "tiny.gguf", metadata, values)
     scaling = open_checkpoint(source).config["rope_scaling"]
@@ -68,22 +56,6 @@ def test_phi3_is_fused_already_and_brings_two_sets_of_divisors(tmp_path: Path) -
     convert(source, tmp_path / "out", "q0f16")
     cache = TensorCache.open(tmp_path / "out")
     np.testing.assert_array_equal(cache["transformer.h.1.mlp.gate_up_proj.weight"], values["blk.1.ffn_up.weight"])
-
-
-def gpt2_shapes() -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCAB, HIDDEN), "position_embd.weight": (128, HIDDEN),
-                                          "output_norm.weight": (HIDDEN,), "output_norm.bias": (HIDDEN,)}
-    for layer in range(2):
-        for name, rows, columns in (("attn_qkv", 3 * HIDDEN, HIDDEN), ("attn_output", HIDDEN, HIDDEN),
-                                    ("ffn_up", FFN, HIDDEN), ("ffn_down", HIDDEN, FFN)):
-            shapes |= {f"blk.{layer}.{name}.weight": (rows, columns), f"blk.{layer}.{name}.bias": (rows,)}
-        shapes |= {f"blk.{layer}.{norm}.{kind}": (HIDDEN,) for norm in ("attn_norm", "ffn_norm")
-                   for kind in ("weight", "bias")}
-    return shapes
-
-
-GPT2 = metadata_of("gpt2", attention__layer_norm_rms_epsilon=None, attention__layer_norm_epsilon=1e-5,
-                   attention__head_count_kv=None, rope__freq_base=None, rope__dimension_count=None)
 
 
 def test_gpt2_matrices_are_as_the_cache_wants_them(tmp_path: Path) -> None:
@@ -109,3 +81,49 @@ def test_gpt2_keeps_the_codes_of_its_transposed_matrices(tmp_path: Path) -> None
     expected = (groups[:, :2].copy().view(np.float16).astype(np.float32) * codes).reshape(HIDDEN, FFN)
     found = TensorCache.open(tmp_path / "out").dequantize("transformer.h.1.mlp.c_proj.weight")
     np.testing.assert_array_equal(found, expected)
+
+
+def config_of(tmp_path: Path, metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    return open_checkpoint(write_floats(tmp_path / "some.gguf", metadata, random_values(shapes))).config
+
+
+def test_which_layers_have_a_window_is_read_not_believed(tmp_path: Path) -> None:
+    """A period, a list, or none at all: then the family's own, as llama.cpp has it."""
+    def kinds(architecture: str, **keys: Any) -> str:
+        metadata = metadata_of(architecture, attention__key_length=HEAD_DIM, attention__value_length=HEAD_DIM, **keys)
+        return "".join(kind[0] for kind in config_of(tmp_path, metadata, gemma_shapes(architecture))["layer_types"])
+
+    assert kinds("gemma2") == "sf"
+    assert kinds("gemma3", attention__sliding_window=32) == "ss"
+    assert kinds("gemma3", attention__sliding_window=32, attention__sliding_window_pattern=1) == "ff"
+    assert kinds("gemma3", attention__sliding_window=32, attention__sliding_window_pattern=[False, True]) == "fs"
+    assert kinds("gemma3") == kinds("gemma3", attention__sliding_window=0) == "ff"
+    metadata = metadata_of("gemma3", attention__key_length=HEAD_DIM, attention__value_length=HEAD_DIM)
+    convert(write_floats(tmp_path / "g.gguf", metadata, random_values(gemma_shapes("gemma3"))), tmp_path / "g", "q0f16")
+    assert LLM(tmp_path / "g").logits([1, 2, 3]).shape == (3, 48)  # a second rope that no layer has is none
+    with pytest.raises(CheckpointError, match="sliding_window_pattern"):
+        kinds("gemma3", attention__sliding_window=32, attention__sliding_window_pattern=[True])
+
+
+@pytest.mark.parametrize(("keys", "expected"), [
+    ({"rope.scaling.factor": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+    ({"rope.scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+    ({"rope.scaling.type": "none", "rope.scaling.factor": 2.0}, None),
+    ({"rope.scaling.factor": 0.0}, None),
+])
+def test_linear_scaling_needs_no_type(tmp_path: Path, keys: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    metadata = LLAMA | {f"llama.{key}": value for key, value in keys.items()}
+    assert config_of(tmp_path, metadata, llama_shapes())["rope_scaling"] == expected
+
+
+def test_factors_on_cosines_and_divisors_are_carried_along(tmp_path: Path) -> None:
+    scaled = LLAMA | {"llama.rope.scaling.attn_factor": 1.5, "llama.rope.scaling.factor": 2.0}
+    scaling = config_of(tmp_path, scaled, llama_shapes())["rope_scaling"]
+    assert (scaling["rope_type"], scaling["attention_factor"]) == ("longrope", 1.5)
+    assert scaling["short_factor"] == scaling["long_factor"] == [2.0] * (HEAD_DIM // 2)
+    yarn = LLAMA | {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+                    "llama.rope.scaling.attn_factor": 1.5}
+    scaling = config_of(tmp_path, yarn, llama_shapes())["rope_scaling"]
+    assert scaling["attention_factor"] == pytest.approx(1.5 * (0.1 * np.log(4.0) + 1.0))
+    with pytest.raises(UnsupportedError, match="mixture of YaRN"):
+        config_of(tmp_path, yarn | {"llama.rope.scaling.yarn_ext_factor": 0.5}, llama_shapes())

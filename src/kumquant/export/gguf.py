@@ -10,20 +10,19 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..checkpoint import GgufFamily, halves_order, q4_0_blocks
+from ..checkpoint import GGUF_ROPE_DIVISORS, GgufFamily, halves_order, q4_0_blocks
 from ..errors import TensorCacheError, UnsupportedError
 from ..files import fsync_dir, temporary_name, translated_os_errors
 from ..models import TensorCache
 from ..progress import Progress
 from ..tokenizer import has_tokenizer
-from .gguf_metadata import architecture_of, model_metadata, rope_divisors
+from .gguf_metadata import architecture_of, check_reads_back, model_metadata, rope_divisors
 from .gguf_tokenizer import template_text, tokenizer_metadata
 from .gguf_writer import PlannedTensor, write_gguf
 from .routes import ExportRoute, summarize
 from .sources import SourceTensor, float_blocks, is_quantized, packed, sources_of, stored_dtype
 
 _MOSTLY_F16, _MOSTLY_Q4_0, _MOSTLY_BF16 = 1, 2, 32
-_ROPE_DIVISORS = "rope_freqs.weight"
 _ROWS_AT_A_TIME = 256
 _FLOATS: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -35,18 +34,17 @@ def write_gguf_model(cache: TensorCache, path: Path, warnings: list[str], progre
     architecture, family = architecture_of(cache.family.model_type)
     sources = sources_of(cache)
     planned = [_planned(cache, source, family) for source in sources]
-    divisors = rope_divisors(cache.config.rope)
-    extra = [] if divisors is None else [PlannedTensor(_ROPE_DIVISORS, "F32", divisors.shape)]
-    metadata = model_metadata(architecture, cache.config, cache.folder.resolve().name, _file_type(planned))
+    divisors = rope_divisors(architecture, cache.spec.rope)
+    extra = [PlannedTensor(GGUF_ROPE_DIVISORS[key], "F32", row.shape) for key, row in divisors.items()]
+    metadata = model_metadata(architecture, cache.config, cache.spec, cache.folder.resolve().name,
+                              _file_type(planned))
+    warnings += check_reads_back(metadata, divisors, [tensor.name for tensor in planned], cache.spec, path)
     metadata |= _tokenizer(cache, warnings)
-    if any(cache.config.sliding_window):
-        warnings.append("llama.cpp will let every token see all earlier ones: its file has no window for this family.")
     writer = _TensorWriter(cache, family)
     data = _reporting([writer.pieces(*pair) for pair in zip(sources, planned, strict=True)], planned, progress)
     partial = temporary_name(path)
     try:
-        write_gguf(partial, metadata, [*planned, *extra],
-                   [*data, *([[divisors]] if divisors is not None else [])])
+        write_gguf(partial, metadata, [*planned, *extra], [*data, *([row] for row in divisors.values())])
         with translated_os_errors("rename the file", path):
             os.replace(partial, path)
         fsync_dir(path.parent)
@@ -61,7 +59,8 @@ def _planned(cache: TensorCache, source: SourceTensor, family: GgufFamily) -> Pl
     if name is None:
         raise UnsupportedError("llama.cpp has no place for a tensor", where=source.name,
                                found=cache.family.model_type, hint="Export it to safetensors.")
-    return PlannedTensor(name, _type_name(cache, source), source.shape)
+    shape = source.shape[::-1] if source.tensor.transposed else source.shape
+    return PlannedTensor(name, _type_name(cache, source), shape)
 
 
 def _type_name(cache: TensorCache, source: SourceTensor) -> str:
@@ -138,7 +137,7 @@ class _TensorWriter:
     def _floats(self, source: SourceTensor, planned: PlannedTensor, order: np.ndarray | None) -> Iterator[np.ndarray]:
         dtype = _FLOATS[planned.type_name]
         is_lossless = True
-        for block in float_blocks(self._cache, source, order):
+        for block in float_blocks(self._cache, source, order, keeps_one=self._family.norms_plus_one):
             values = block.astype(dtype)
             is_lossless &= bool(np.array_equal(values.astype(np.float32), block, equal_nan=True))
             yield values

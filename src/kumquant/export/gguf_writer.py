@@ -43,7 +43,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[Planne
                data: Iterable[Iterable[np.ndarray]]) -> None:
     """Write ``path``. data: for each tensor its bytes, in pieces of contiguous arrays; drawn one tensor at a time.
 
-    metadata: str, bool, int (as uint32), float (as float32), or a list of str, int (int32) or float.
+    metadata: str, bool, int (as uint32), float (as float32), or a list of str, bool, int (int32) or float.
     Raises Error or CapacityError when the file cannot be written.
     """
     with translated_os_errors("write the file", path), path.open("wb") as file:
@@ -92,6 +92,8 @@ def _value(value: Any) -> bytes:
     if isinstance(value, float):
         return struct.pack("<If", _FLOAT32, value)
     head = struct.pack("<I", _ARRAY)
+    if value and all(isinstance(item, bool) for item in value):
+        return head + struct.pack(f"<IQ{len(value)}?", _BOOL, len(value), *value)
     if all(isinstance(item, str) for item in value):
         return head + struct.pack("<IQ", _STRING, len(value)) + b"".join(map(_string, value))
     if all(isinstance(item, int) for item in value):

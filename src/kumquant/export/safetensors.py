@@ -37,7 +37,7 @@ def write_safetensors_model(cache: TensorCache, folder: Path, warnings: list[str
     if not config_path.is_file():
         raise CheckpointError("the cache has no config.json, which transformers needs", where=cache.folder,
                               hint="Copy the original model's config.json into the folder.")
-    config = read_json_object(config_path, CheckpointError)
+    config = _text_config(read_json_object(config_path, CheckpointError))
     sources = sorted(sources_of(cache), key=lambda source: source.name)
     dtypes = [_dtype(cache, source) for source in sources]
     made = not folder.exists()
@@ -64,6 +64,14 @@ def write_safetensors_model(cache: TensorCache, folder: Path, warnings: list[str
             folder.rmdir()
     return summarize((_route(cache, source, dtype), True, _nbytes(source, dtype))
                      for source, dtype in zip(sources, dtypes, strict=True))
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of what a cache holds of a model that also sees: its text part."""
+    text = config.get("text_config")
+    if config.get("model_type") != "gemma3" or not isinstance(text, dict):
+        return config
+    return {**text, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
 
 
 def _dtype(cache: TensorCache, source: SourceTensor) -> str:

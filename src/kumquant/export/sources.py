@@ -38,7 +38,9 @@ def sources_of(cache: TensorCache) -> list[SourceTensor]:
     Raises UnsupportedError where a family joins its tensors in another way than by rows.
     """
     found: dict[str, SourceTensor] = {}
-    for tensor in cache.plan:
+    family = cache.family
+    heads = [name for name in cache if family.names_hold_head([name])]
+    for tensor in family.plan(cache.config, heads):  # other records must not look like a checkpoint's prefix
         if tensor.side_by_side or tensor.row_order or tensor.kind == "experts":
             raise UnsupportedError("the tensors of this family cannot be taken apart yet", where=tensor.name,
                                    found=cache.family.model_type)
@@ -68,17 +70,19 @@ def packed(cache: TensorCache, tensor: CacheTensor) -> tuple[np.ndarray, np.ndar
     return (codes.T, scales.T) if is_transposed else (codes, scales)
 
 
-def float_blocks(cache: TensorCache, source: SourceTensor, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def float_blocks(cache: TensorCache, source: SourceTensor, order: np.ndarray | None = None, *,
+                 keeps_one: bool = False) -> Iterator[np.ndarray]:
     """Rows as float32 (rows, width), a few at a time, as the checkpoint had them but for the loss of the mode.
 
-    order: which row (counted from the first of ``source``) comes where.
+    order: which row (counted from the first of ``source``) comes where. keeps_one: leave in the 1 that the cache
+    adds to some norms; taking it out and adding it again would round.
     """
     step = max(1, _BLOCK_VALUES // source.width)
     rows = np.arange(source.begin, source.end) if order is None else source.begin + order
     read = _reader(cache, source)
     for begin in range(0, len(rows), step):
         values = read(rows[begin : begin + step])
-        yield values - np.float32(1.0) if source.tensor.plus_one else values
+        yield values - np.float32(1.0) if source.tensor.plus_one and not keeps_one else values
 
 
 def _reader(cache: TensorCache, source: SourceTensor) -> Callable[[np.ndarray], np.ndarray]:

@@ -182,7 +182,8 @@ def read_config(source: Mapping[str, Any], where: str, rules: ConfigRules) -> Mo
     length = length or keys.count("max_position_embeddings")
     head_dim = _head_dim(keys, hidden_size, num_heads)
     rope = None if rules.learned_positions else rope_from_config(keys, head_dim, length, rules.partial_rotary)
-    local_keys = Keys(rules.local_rope(keys), where) if rules.local_rope else None
+    layer_rope = rules.layer_rope(keys) if rules.layer_rope else ()
+    local_keys = Keys(rules.local_rope(keys), where) if rules.local_rope and 1 in layer_rope else None
     flags = {name: key if isinstance(key, bool) else keys.flag(key, False) for name, key in rules.flags.items()}
     context = keys.count("context_window_size", extended_length(rope) if rope else length)
     if context > _MAX_CONTEXT:
@@ -197,7 +198,7 @@ def read_config(source: Mapping[str, Any], where: str, rules: ConfigRules) -> Mo
         tie_word_embeddings=keys.flag("tie_word_embeddings", False), flags=flags,
         sliding_window=_WINDOWS[rules.window](keys, num_layers), rope=rope,
         local_rope=rope_from_config(local_keys, head_dim, length) if local_keys else None,
-        layer_rope=rules.layer_rope(keys) if rules.layer_rope else (), experts=_experts(keys, rules.experts),
+        layer_rope=layer_rope, experts=_experts(keys, rules.experts),
         keys=keys, source=dict(source),
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import UnsupportedError
+from .family_configs import gemma2, gemma3, gpt2, phi3
 from .metadata import Metadata
 from .rope import rope_scaling
 
@@ -18,7 +20,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "embedding_scale": (0.0, 1.0), "attention.clamp_kqv": (0.0,), "attention.max_alibi_bias": (0.0,),
     "attn_logit_softcapping": (0.0,), "final_logit_softcapping": (0.0,), "attention.sliding_window": (0,),
     "attention.causal": (True,), "use_parallel_residual": (False,), "attention.q_lora_rank": (0,),
-    "attention.kv_lora_rank": (0,),
+    "attention.kv_lora_rank": (0,), "attention.output_scale": (0.0, 1.0), "attention.value_scale": (0.0, 1.0),
+    "attention.temperature_scale": (0.0,), "attention.shared_kv_layers": (0,), "leading_dense_block_count": (0,),
+    "nextn_predict_layers": (0,), "rope.scaling.alpha": (0.0,), "rope.scaling.yarn_log_multiplier": (0.0,),
+    "rope.dimension_sections": ([],), "embedding_length_per_layer_input": (0,),
 }
 
 _LLAMA_BLOCK = {
@@ -36,9 +41,8 @@ class GgufFamily:
     top, block: GGUF's name of a module -> Hugging Face's ("blk.3.attn_q.weight" is block "attn_q" in layer 3).
     rotated_heads: modules whose rows llama.cpp keeps in pairs for its rope -> the metadata key of their head count.
     norms_plus_one: the norms' weights are stored with 1 added. transposed: modules whose matrices Hugging Face has the
-    other way round. can_export: whether ``export`` writes such files too. bias_keys: config key -> module whose bias
-    it stands for. understands: keys of ``_NEUTRAL`` that ``refine`` turns into config keys. refine: the config as this
-    family has it, from the one that all have in common.
+    other way round. bias_keys: config key -> module whose bias it stands for. understands: keys of ``_NEUTRAL`` that
+    ``refine`` turns into config keys. refine: the config as this family has it, from the one that all have in common.
     """
 
     model_type: str
@@ -49,7 +53,6 @@ class GgufFamily:
     rotated_heads: Mapping[str, str] = field(default_factory=dict)
     norms_plus_one: bool = False
     transposed: frozenset[str] = frozenset()
-    can_export: bool = True
     bias_keys: Mapping[str, str] = field(default_factory=dict)
     understands: frozenset[str] = frozenset()
     refine: Callable[[Metadata, dict[str, Any]], dict[str, Any]] = lambda metadata, config: config
@@ -127,41 +130,6 @@ def _key_of(names: Mapping[str, str], value: str) -> str | None:
     return next((key for key, name in names.items() if name == value), None)
 
 
-def _gemma2(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    """llama.cpp knows the scale of the largest model's queries by its number of layers."""
-    is_largest = config["num_hidden_layers"] == (46 if metadata.architecture == "gemma2" else 62)
-    scale = config["hidden_size"] // config["num_attention_heads"] if is_largest else config["head_dim"]
-    config |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": scale, "tie_word_embeddings": True,
-               "sliding_window": metadata.count("attention.sliding_window", 4096)}
-    if metadata.architecture == "gemma2":
-        config |= {"attn_logit_softcapping": metadata.number("attn_logit_softcapping", 50.0),
-                   "final_logit_softcapping": metadata.number("final_logit_softcapping", 30.0)}
-    del config["hidden_act"]
-    return config
-
-
-def _gemma3(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    cap = {"final_logit_softcapping": metadata.number("final_logit_softcapping")} if metadata.has(
-        "final_logit_softcapping") else {}
-    return _gemma2(metadata, config) | cap | {
-        "rope_local_base_freq": metadata.number("rope.freq_base_swa", 10000.0), "sliding_window_pattern": 6,
-        "rope_theta": metadata.number("rope.freq_base", 1e6)}
-
-
-def _phi3(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    window = metadata.values.get(f"{metadata.architecture}.attention.sliding_window") or None
-    original = metadata.count("rope.scaling.original_context_length", config["max_position_embeddings"])
-    return config | {"sliding_window": window, "original_max_position_embeddings": original}
-
-
-def _gpt2(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    return {"architectures": config["architectures"], "model_type": "gpt2", "activation_function": "gelu_new",
-            "n_embd": config["hidden_size"], "n_layer": config["num_hidden_layers"],
-            "n_head": config["num_attention_heads"], "n_inner": config["intermediate_size"],
-            "n_positions": config["max_position_embeddings"], "layer_norm_epsilon": config["rms_norm_eps"],
-            "vocab_size": config["vocab_size"], "tie_word_embeddings": True, "torch_dtype": config["torch_dtype"]}
-
-
 _GEMMA_BLOCK = {**_LLAMA_BLOCK, "post_attention_norm": "post_attention_layernorm",
                 "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
 _GEMMA_KEYS = frozenset(("attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"))
@@ -179,21 +147,28 @@ FAMILIES: dict[str, GgufFamily] = {
     "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM"),
     "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM", block={**_LLAMA_BLOCK, **_QK_NORMS},
                         bias_keys={"attention_bias": "attn_q"}),
-    "gemma2": GgufFamily("gemma2", "Gemma2ForCausalLM", block=_GEMMA_BLOCK, norms_plus_one=True, can_export=False,
-                         understands=_GEMMA_KEYS, refine=_gemma2),
+    "gemma2": GgufFamily("gemma2", "Gemma2ForCausalLM", block=_GEMMA_BLOCK, norms_plus_one=True,
+                         understands=_GEMMA_KEYS, refine=gemma2),
     "gemma3": GgufFamily("gemma3_text", "Gemma3ForCausalLM", block={**_GEMMA_BLOCK, **_QK_NORMS}, norms_plus_one=True,
-                         can_export=False, understands=_GEMMA_KEYS, refine=_gemma3),
+                         understands=_GEMMA_KEYS, refine=gemma3),
     "phi3": GgufFamily(
-        "phi3", "Phi3ForCausalLM", can_export=False, refine=_phi3, understands=frozenset(("attention.sliding_window",)),
+        "phi3", "Phi3ForCausalLM", refine=phi3, understands=frozenset(("attention.sliding_window",)),
         block={"attn_norm": "input_layernorm", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
                "ffn_norm": "post_attention_layernorm", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"},
     ),
     "gpt2": GgufFamily(
-        "gpt2", "GPT2LMHeadModel", block=_GPT2_BLOCK, layers="h", can_export=False, refine=_gpt2,
+        "gpt2", "GPT2LMHeadModel", block=_GPT2_BLOCK, layers="h", refine=gpt2,
         top={"token_embd": "wte", "position_embd": "wpe", "output_norm": "ln_f"},
         transposed=frozenset(("attn_qkv", "attn_output", "ffn_up", "ffn_down")),
     ),
 }
+
+
+def config_from_gguf(metadata: Mapping[str, Any], names: Collection[str], vocab_size: int,
+                     divisors: Mapping[str, np.ndarray], where: Path) -> dict[str, Any]:
+    """config.json of the model that ``metadata`` describe: ``GgufFamily.config`` of its architecture."""
+    read = Metadata(metadata, where)
+    return family_of(read).config(read, names, vocab_size, divisors)
 
 
 def family_of(metadata: Metadata) -> GgufFamily:

@@ -46,6 +46,15 @@ class Metadata:
             raise self._wrong(key, value, "a positive number")
         return shortest(value)
 
+    def pattern(self, key: str, period: int, length: int) -> list[bool]:
+        """One answer for each of ``length`` layers: yes for all but every n-th, or a list. period: n by default."""
+        value = self._get(key, period)
+        if type(value) is int and 0 <= value < 2**31:
+            return [value == 0 or layer % value < value - 1 for layer in range(length)]
+        if not isinstance(value, list) or len(value) < length or not set(map(type, value)) <= {bool, int}:
+            raise self._wrong(key, value, f"a count or {length} answers")
+        return [bool(answer) for answer in value[:length]]
+
     def text(self, key: str) -> str:
         value = self._get(key, None)
         if not isinstance(value, str):
