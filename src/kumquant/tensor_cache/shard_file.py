@@ -1,14 +1,11 @@
-"""One shard being written: temporary name, then md5 and flush, then its final name."""
+"""One shard being written: temporary name, then flush, then its final name."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from ..files import temporary_name, translated_os_errors, write_all
-
-_READ_BYTES = 1 << 20
 
 
 class ShardFile:
@@ -30,32 +27,30 @@ class ShardFile:
             write_all(self._open_descriptor, data)
         self.nbytes += data.nbytes
 
-    def complete(self) -> str:
-        """Flush the file to disk, give it its final name and return its md5 as lower-case hex.
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Read what arrived in the file from ``offset`` on; the number of bytes, less than asked only at its end."""
+        descriptor, count = self._open_descriptor, 0
+        with translated_os_errors("read the shard", self.path):
+            while count < len(buffer) and (more := os.preadv(descriptor, [buffer[count:]], offset + count)):
+                count += more
+        return count
 
-        Meant for a worker thread: hashing and flushing take long and need no interpreter lock.
-        """
-        descriptor = self._open_descriptor
+    def flush(self) -> None:
+        """Have the disk hold all that was written. For a worker thread: it takes long."""
         with translated_os_errors("write the shard", self.path):
-            md5sum = self._md5(descriptor)
-            os.fsync(descriptor)
+            os.fsync(self._open_descriptor)
+
+    def publish(self) -> None:
+        """Close the file and give it its final name; call ``flush`` before."""
+        with translated_os_errors("write the shard", self.path):
             self._close()
             os.replace(self._temporary, self.path)
-        return md5sum
 
     def abandon(self) -> None:
         """Close and remove the temporary file; a completed shard stays."""
         with translated_os_errors("remove the unfinished shard", self._temporary):
             self._close()
             self._temporary.unlink(missing_ok=True)
-
-    def _md5(self, descriptor: int) -> str:
-        digest, buffer = hashlib.md5(usedforsecurity=False), memoryview(bytearray(_READ_BYTES))
-        offset = 0
-        while count := os.preadv(descriptor, [buffer], offset):
-            digest.update(buffer[:count])
-            offset += count
-        return digest.hexdigest()
 
     @property
     def _open_descriptor(self) -> int:

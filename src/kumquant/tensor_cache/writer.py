@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ import numpy as np
 from ..dtypes import DTYPES, dtype_name, f32_to_bf16_bits
 from ..errors import CapacityError, TensorCacheError
 from ..files import atomic_write, fsync_dir, translated_os_errors
+from .completion import ShardCompletion
 from .manifest import (
     LEGACY_MANIFEST_NAME,
     LEGACY_TWIN_NAME,
@@ -33,7 +34,7 @@ from .shard_file import ShardFile
 # Elements encoded or copied at a time, so that no second copy of a record ever exists.
 _BLOCK_ELEMENTS = 1 << 20
 # Shards that may wait for md5 and flush; beyond that ``add`` waits, or writing would outrun the disk.
-_MAX_COMPLETING = 4
+_MAX_COMPLETING = 8
 _SHARD = re.compile(r"params_shard_\d+\.bin")
 _PARTIAL_SHARD = re.compile(r"params_shard_\d+\.bin\.partial")
 
@@ -43,8 +44,8 @@ class CacheWriter:
 
     Use as a context manager: leaving it early keeps finished shards, removes unfinished ones, and leaves
     no manifest. Data goes straight into the shard's file, so memory holds at most one block beside the
-    record being added. While it is written a shard has a temporary name; a finished one is hashed, flushed
-    and renamed by worker threads.
+    record being added. While it is written a shard has a temporary name; full ones are flushed, hashed (some
+    side by side, so one may wait for others) and renamed by worker threads.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class CacheWriter:
         keep: Iterable[FinishedShard] = (),
         legacy_names: bool = False,
         on_shard: Callable[[FinishedShard], None] | None = None,
-        workers: int = 2,
+        workers: int = 3,
     ) -> None:
         """folder: made if need be. Manifests in it are removed, for it holds no whole cache from now on;
         ``finish`` removes shards of an earlier cache that this plan does not have.
@@ -82,7 +83,7 @@ class CacheWriter:
                 (self.folder / stale).unlink(missing_ok=True)
         self._open: dict[str, ShardFile] = {}
         self._completing: deque[tuple[ShardFile, Future[str]]] = deque()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kumquant-shard")
+        self._completion = ShardCompletion(workers)
 
     def is_finished(self, name: str) -> bool:
         """Whether the record needs no data: its shard is kept, or the format drops it (no bytes)."""
@@ -124,7 +125,7 @@ class CacheWriter:
                     found=f"{len(self._awaited)} missing, the first is {self._awaited[0].name}",
                 )
             self._settle(0)
-            self._pool.shutdown()
+            self._completion.stop()
             with translated_os_errors("flush the folder", self.folder):
                 for stale in set(_matching(self.folder, _SHARD)) - self._shard_nbytes.keys():
                     (self.folder / stale).unlink()
@@ -137,7 +138,7 @@ class CacheWriter:
 
     def abort(self) -> None:
         """Stop: remove unfinished shards, keep finished ones, write no manifest; no effect once finished."""
-        self._pool.shutdown(cancel_futures=True)
+        self._completion.stop()
         unfinished = [*self._open.values(), *(file for file, _ in self._completing)]
         self._open.clear()
         self._completing.clear()
@@ -191,12 +192,14 @@ class CacheWriter:
             file.write(block)
         if file.nbytes == self._shard_nbytes[data_path]:
             del self._open[data_path]
-            self._completing.append((file, self._pool.submit(file.complete)))
+            self._completing.append((file, self._completion.submit(file)))
 
     def _settle(self, max_completing: int) -> None:
         """Take the results of completed shards; wait until at most ``max_completing`` are under way."""
         while self._completing and (len(self._completing) > max_completing or self._completing[0][1].done()):
             file, completion = self._completing[0]
+            if not completion.done():
+                self._completion.hurry()
             md5sum = completion.result()
             self._completing.popleft()
             self._md5sums[file.path.name] = md5sum
