@@ -276,6 +276,22 @@ static void bind_runtime(nb::module_& m) {
            })
       .def("set_rope",
            [](PyModel& m, int index, Floats f, float factor) { m.model.set_rope(index, {f.data(), f.data() + f.size()}, factor); })
+      .def("use_panels",  // before any weight: they are in a file already, and sources serve as a description only
+           [](PyModel& m, int file, size_t offset, size_t nbytes, bool copy) {
+             if (m.model.arena().used()) throw std::invalid_argument("the model has weights already");
+             nb::gil_scoped_release unlock;
+             std::lock_guard lock(m.mutex);
+             m.model.arena().adopt(std::make_unique<PanelImage>(file, offset, nbytes, copy, m.model.pool()));
+           })
+      .def_prop_ro("panels_used", [](PyModel& m) { return m.model.arena().used(); })
+      .def_prop_ro("panels_layout", [](PyModel& m) { return m.model.arena().layout(); })
+      .def("panel_runs",  // the arena's memory, in order
+           [](nb::handle self) {
+             nb::list runs;
+             for (const auto& [data, bytes] : nb::cast<PyModel&>(self).model.arena().runs())
+               runs.append(nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(data, {bytes}, self)));
+             return runs;
+           })
       .def("check", [](PyModel& m) { m.model.check(); })
       .def("step", &step);
 }
@@ -287,6 +303,8 @@ void bind_convert(nb::module_& m);   // bind_convert.cpp
 NB_MODULE(_native, m) {
   m.doc() = "Kumquant's native core";
   m.attr("PAGE_TOKENS") = kPageTokens;
+  m.attr("PANEL_LAYOUT") = kPanelLayout;
+  m.attr("PANEL_SLACK") = kSlack;
   m.def("isa_list", &usable_isas, "Usable instruction sets, worst first.");
   m.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
         "Bytes per second that `threads` threads read from a buffer of `bytes`.");

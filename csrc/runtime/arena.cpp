@@ -4,11 +4,10 @@
 
 #include <cstdlib>
 #include <new>
+#include <stdexcept>
 
 namespace kq {
 constexpr size_t kChunk = (size_t)64 << 20;
-constexpr size_t kHuge = (size_t)2 << 20;
-constexpr size_t kSlack = 4096;
 
 Arena::~Arena() {
   for (Chunk& c : chunks_) munmap(c.base, c.size);
@@ -16,6 +15,12 @@ Arena::~Arena() {
 
 uint8_t* Arena::allocate(size_t bytes) {
   bytes = (bytes + 63) / 64 * 64;
+  if (image_) {
+    if (bytes > image_->size() - image_used_) throw std::runtime_error("the panels file holds less than the model");
+    uint8_t* filled = const_cast<uint8_t*>(image_->data()) + image_used_;  // nobody writes into an arena that is filled
+    image_used_ += bytes;
+    return filled;
+  }
   if (chunks_.empty() || chunks_.back().used + bytes + kSlack > chunks_.back().size) {
     size_t size = (bytes + kSlack > kChunk ? bytes + kSlack : kChunk);
     size = (size + kHuge - 1) / kHuge * kHuge;
@@ -31,6 +36,23 @@ uint8_t* Arena::allocate(size_t bytes) {
   uint8_t* p = c.base + c.used;
   c.used += bytes;
   return p;
+}
+
+std::vector<std::pair<const uint8_t*, size_t>> Arena::runs() const {
+  if (image_) return {{image_->data(), image_used_}};
+  std::vector<std::pair<const uint8_t*, size_t>> runs;
+  for (const Chunk& c : chunks_) runs.push_back({c.base, c.used});
+  return runs;
+}
+
+size_t Arena::used() const {
+  size_t sum = 0;
+  for (const auto& [data, bytes] : runs()) sum += bytes;
+  return sum;
+}
+
+void Arena::note_layout(uint64_t fact) {  // FNV-1a
+  for (int i = 0; i < 8; i++) layout_ = (layout_ ^ (fact >> (8 * i) & 255)) * 0x100000001B3;
 }
 
 Scratch::~Scratch() { std::free(data_); }

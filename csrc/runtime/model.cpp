@@ -364,6 +364,7 @@ void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8
     run_layers(thread, s);
     finish_results(thread, s, claims_.get() + num_claims_ - kResultClaims);
   });
+  if (arena_.lost()) throw std::runtime_error("the panels file can no longer be read");
   if (s.rows_lost) throw std::runtime_error("the embedding's rows can no longer be read from the cache's files");
   for (StepInput& in : inputs) in.sequence->length += in.count;
 }

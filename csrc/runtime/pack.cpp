@@ -211,6 +211,17 @@ int stacked_rows(const std::vector<Part>& parts, bool gated) {
   return rows;
 }
 
+// Memory for the panels, which is filled already when the arena is.
+uint8_t* take_memory(Panels& p, Arena& arena) {
+  for (size_t fact : {p.panel_bytes, (size_t)p.num_panels, (size_t)p.rows, (size_t)p.inputs, (size_t)p.groups, (size_t)p.group,
+                      (size_t)p.code_bits, (size_t)p.zero_point, (size_t)p.has_zeros, (size_t)p.number, (size_t)p.quantized,
+                      (size_t)p.interleaved})
+    arena.note_layout(fact);
+  uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
+  p.data = base;
+  return base;
+}
+
 // The layouts that matmul.h's with_format knows.
 void check_layout(const Panels& p) {
   const bool half = p.number != Number::f32;
@@ -240,8 +251,8 @@ Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, A
   p.groups = ((p.inputs + p.group - 1) / p.group + 1) / 2 * 2;
   check_layout(p);
   p.panel_bytes = (size_t)(p.groups / 2) * p.block_bytes();
-  uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
-  p.data = base;
+  uint8_t* base = take_memory(p, arena);
+  if (arena.filled()) return p;
   bool common = true;  // the layout that a kernel packs
   for (const QuantizedRows& part : parts) common = common && part.bits == 4 && part.group == kGroup && part.layout == CodeLayout::rows;
   fill_panels(parts, p, base, release, pool, [&](uint8_t* panel, int first_row, int count) {
@@ -268,8 +279,8 @@ Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena
   p.number = parts[0].number;
   p.groups = ((p.inputs + kGroup - 1) / kGroup + 1) / 2 * 2;
   p.panel_bytes = (size_t)((p.inputs + 3) / 4 * 4) * kPanelRows * size_of(p.number);
-  uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
-  p.data = base;
+  uint8_t* base = take_memory(p, arena);
+  if (arena.filled()) return p;
   const bool wide = size_of(p.number) == 4;
   fill_panels(parts, p, base, release, pool, [&](uint8_t* panel, int first, int count) {
     over_parts(parts, first, count, [&](const PlainRows& part, int from, int to, int at) {

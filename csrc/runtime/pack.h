@@ -8,6 +8,10 @@
 
 namespace kq {
 
+// Version of what `pack` writes, and of the order in which a model's matrices come (runtime/loader.py). Raise it with any change:
+// panels are kept in files (docs/native-core.md).
+constexpr int kPanelLayout = 1;
+
 // How the codes of a record are laid out.
 enum class CodeLayout : int {
   rows = 0,     // (rows, words): 32-bit words of 8 (4-bit), 10 (3-bit) or 4 (8-bit) codes, the first in the low bits; scales (rows, groups)
@@ -38,7 +42,8 @@ struct PlainRows {
 };
 
 // Parts are stacked along the rows. gated: the rows are two halves (gate, up) whose panels alternate. release: source pages
-// are given back to the system as they are consumed (they must be a read-only file mapping). Throws std::invalid_argument
+// are given back to the system as they are consumed (they must be a read-only file mapping). Sources are not touched when the arena
+// is filled already. Throws std::invalid_argument
 // when the parts do not fit together or no kernel knows their layout.
 Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool,
             const Kernels& kernels);

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .engine import LLM, SamplingParams
     from .evaluate import evaluate
     from .models import TensorCache
+    from .runtime import pack
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "convert",
     "evaluate",
+    "pack",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "TensorCache": ".models",
     "convert": ".convert",
     "evaluate": ".evaluate",
+    "pack": ".runtime",
 }
 
 

@@ -31,7 +31,7 @@ from kumquant.convert import convert
 from kumquant.errors import TensorCacheError, UnsupportedError
 from kumquant.models import FAMILIES, TensorCache, depends_on_length, family_of
 from kumquant.models.tables import families_page
-from kumquant.runtime import Model, StepInput
+from kumquant.runtime import Model, StepInput, pack
 from kumquant.runtime.reference import forward
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -69,6 +69,18 @@ def expected_logits(model: str, mode: str, cache: TensorCache) -> np.ndarray:
     config_json, plan = PUBLISHED[model], plan_of(model)
     weights = unfused(plan, {tensor.name: cache.dequantize(tensor.name) for tensor in plan})
     return FORWARDS[config_json["model_type"]](config_json, weights, token_ids(model))[:, STORED_COLUMNS]
+
+
+@pytest.mark.parametrize("model", ALL_MODELS)
+def test_a_panels_file_gives_the_same_bits(model, cache_of):
+    cache = cache_of(model, MODES[1])
+    path = pack(cache.folder, threads=1).path
+    try:
+        packed, plain = Model(cache, threads=1), Model(cache, threads=1, panels=False)
+        assert (packed.panels_path, plain.panels_path) == (path, None)
+        assert packed.logits(token_ids(model)).tobytes() == plain.logits(token_ids(model)).tobytes()
+    finally:
+        path.unlink()  # the other tests are about the cache
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -56,7 +56,7 @@ def install(monkeypatch: pytest.MonkeyPatch, answer: str | Callable[[str], str],
         text = answer if isinstance(answer, str) else answer(tokenizer.decode(prompt_ids))
         return [*tokenizer.encode(text, add_special_tokens=False), END]
 
-    def open_model(cache: object, threads: int) -> fake_model.FakeModel:
+    def open_model(cache: object, threads: int, panels: bool) -> fake_model.FakeModel:
         model = fake_model.FakeModel(vocab_size=len(CHARACTERS), context_length=context_length, script=script)
         model.threads = threads
         opened.append(model)

@@ -37,6 +37,7 @@ commands:
   export    a tensor cache as a GGUF file or as safetensors
   inspect   what is in a cache or a manifest
   verify    compare every shard with the manifest
+  pack      make a model open in milliseconds, for as much disk again
   generate  answer one prompt
   chat      talk with a model
   embed     texts to vectors, with an encoder

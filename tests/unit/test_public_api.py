@@ -14,7 +14,7 @@ import kumquant
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
     "CapacityError", "CheckpointError", "Error", "LLM", "Message", "RequestError", "SamplingParams",
-    "TensorCache", "TensorCacheError", "UnsupportedError", "__version__", "convert", "evaluate",
+    "TensorCache", "TensorCacheError", "UnsupportedError", "__version__", "convert", "evaluate", "pack",
 ]
 
 

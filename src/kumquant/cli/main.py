@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ COMMANDS = {
     "export": "a tensor cache as a GGUF file or as safetensors",
     "inspect": "what is in a cache or a manifest",
     "verify": "compare every shard with the manifest",
+    "pack": "make a model open in milliseconds, for as much disk again",
     "generate": "answer one prompt",
     "chat": "talk with a model",
     "embed": "texts to vectors, with an encoder",
@@ -93,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one subcommand. Returns its exit code; errors are raised."""
-    return _command(name).run(with_local_model(command_parser(name).parse_args(arguments)))
+    args = command_parser(name).parse_args(arguments)
+    logging.getLogger(__package__.partition(".")[0]).setLevel(logging.ERROR if args.quiet else logging.WARNING)
+    return _command(name).run(with_local_model(args))
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:

@@ -1,9 +1,13 @@
-"""Compare every shard of a cache with its manifest: lengths, md5 sums, and the manifests with each other."""
+"""Compare every shard of a cache with its manifest: lengths, md5 sums, and the manifests with each other.
+
+The panels file of kumquant pack, if there is one, is compared with its checksum.
+"""
 
 from __future__ import annotations
 
 import argparse
 
+from ..runtime import verify_panels
 from ..tensor_cache import verify
 from .options import add_json, add_model, whole
 from .output import counted, format_bytes, print_json, warn
@@ -23,10 +27,11 @@ def run(args: argparse.Namespace) -> int:
     warn(args, (f"{shard}: no md5 in the manifest; its length is right" for shard in report.unchecked))
     if not report.shards:
         warn(args, ["the manifest lists no shards: there is nothing to compare, and no model"])
+    panels = verify_panels(args.model)
     if args.json:
         print_json({"ok": True, "shards": report.shards, "tensors": report.tensors, "nbytes": report.nbytes,
-                    "unchecked": list(report.unchecked)})
+                    "unchecked": list(report.unchecked), "panels": str(panels) if panels else None})
     else:
         print(f"ok: {counted(report.shards, 'shard')}, {counted(report.tensors, 'tensor')}, "
-              f"{format_bytes(report.nbytes)}")
+              f"{format_bytes(report.nbytes)}" + (f"; {panels.name}" if panels else ""))
     return 0

@@ -33,20 +33,21 @@ class LLM:
 
     threads: default: the physical cores this process may use; results do not depend on it. activations:
     "int8" (fast) or "float32" (the accuracy reference); plain layers compute with float32 activations in
-    either setting. context_length: less than the model's own, to save memory. Raises TensorCacheError for a
-    damaged cache, UnsupportedError for a model Kumquant cannot run, RequestError for a bad argument.
+    either setting. context_length: less than the model's own, to save memory. panels: use the panels file that
+    ``kumquant.pack`` made, if there is one. Raises TensorCacheError for a damaged cache, UnsupportedError for a model
+    Kumquant cannot run, RequestError for a bad argument.
 
     Methods may be called from several threads; they take turns.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None, activations: Activations = "int8", *,
-                 context_length: int | None = None) -> None:
+                 context_length: int | None = None, panels: bool = True) -> None:
         self._check_options(threads, activations, context_length)
         cache = TensorCache.open(folder)
         self.folder = cache.folder
         self.activations = activations
         self._lock = threading.RLock()
-        self._model: Model | None = Model(cache, threads=threads or default_threads())
+        self._model: Model | None = Model(cache, threads=threads or default_threads(), panels=panels)
         self._context_length = self._model.context_length if context_length is None else context_length
         if self._context_length > self._model.context_length:
             raise RequestError("more than the model's own", where="context_length", found=context_length,

@@ -2,7 +2,20 @@
 
 from .model import Model, StepInput, StepOutput
 from .pages import PagePool
+from .panels import verify_panels
+from .panels_writer import PackReport, pack, remove_panels
 from .sampler import SamplerConfig
 from .sequence import Sequence
 
-__all__ = ["Model", "PagePool", "SamplerConfig", "Sequence", "StepInput", "StepOutput"]
+__all__ = [
+    "Model",
+    "PackReport",
+    "PagePool",
+    "SamplerConfig",
+    "Sequence",
+    "StepInput",
+    "StepOutput",
+    "pack",
+    "remove_panels",
+    "verify_panels",
+]

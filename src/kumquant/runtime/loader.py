@@ -58,12 +58,15 @@ class Loader:
     """Copies the tensors of one cache into one native model.
 
     tensors: record name -> array as stored. scheme: the mode of quantized tensors. release: the arrays are
-    views of a read-only file mapping whose pages may be dropped once packed.
+    views of a read-only file mapping whose pages may be dropped once packed. packed: the native model has its panels
+    already, so that matrices are described to it but not read. The order of the matrices is part of the panels' layout
+    (_native.PANEL_LAYOUT).
     """
 
     def __init__(self, native: Any, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], scheme: Scheme | None,
-                 release: bool) -> None:
+                 release: bool, packed: bool = False) -> None:
         self.native, self.spec, self.tensors, self.release = native, spec, tensors, release
+        self.packed = packed
         self.scheme = scheme if scheme is not None and scheme.is_quantized else DEFAULT_SCHEME
         self.shapes = role_shapes(spec)
 
@@ -110,7 +113,7 @@ class Loader:
         if self._is_quantized(names[0]):
             groups = [self._groups(name, inputs, self.scheme.layout) for name in names]
             self._check_rows(role, names, sum(rows for _, _, rows in groups))
-            if role == "gate_up" and not self.spec.gate_first:
+            if role == "gate_up" and not self.spec.gate_first and not self.packed:
                 groups = [half for whole in groups for half in gate_before_up(*whole, self.scheme.layout)]
             self._set_quantized(role, layer, -1, groups, inputs, self.scheme.layout)
             return

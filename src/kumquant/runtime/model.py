@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..processors import MAX_THREADS, available_processors
 from ..schemes import Scheme
 from .loader import Loader
 from .pages import PAGE_TOKENS, PagePool, pages_for
+from .panels import PanelsFile, UnusablePanelsError, find_panels, notice_unused
 from .sampler import SamplerConfig
 from .sequence import Sequence
 
@@ -63,14 +65,31 @@ class Model:
     """A model in the native core.
 
     threads: default all cores this process may use. isa: "portable", "avx2" or "avx512vnni"; default the
-    environment's KUMQUANT_ISA, else the best one. Results do not depend on either.
+    environment's KUMQUANT_ISA, else the best one. Results do not depend on either. panels: use the panels file that
+    ``pack`` made, if there is one.
     """
 
     page_tokens = PAGE_TOKENS
+    panels_path: Path | None = None  # the panels file in use
 
-    def __init__(self, cache: TensorCache, threads: int | None = None, isa: str | None = None) -> None:
-        self._build(cache.spec, cache, cache.scheme, threads, isa, release=True)
+    def __init__(self, cache: TensorCache, threads: int | None = None, isa: str | None = None, *,
+                 panels: bool = True) -> None:
         self._cache = cache  # an untied embedding stays mapped
+        found = find_panels(cache) if panels else None
+        if found is None or not self._open_panels(found, threads, isa):
+            self._build(cache.spec, cache, cache.scheme, threads, isa, release=True)
+
+    def _open_panels(self, file: PanelsFile, threads: int | None, isa: str | None) -> bool:
+        """Whether the model could be built with the panels in ``file``, which is closed."""
+        cache = self._cache
+        with file:
+            try:
+                self._build(cache.spec, cache, cache.scheme, threads, isa, release=True, panels=file)
+            except (UnusablePanelsError, RuntimeError) as reason:  # RuntimeError: the native core met the file's end
+                notice_unused(file.path, cache, reason)
+                return False
+        self.panels_path = file.path
+        return True
 
     @classmethod
     def from_arrays(cls, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], threads: int | None = None,
@@ -81,7 +100,7 @@ class Model:
         return self
 
     def _build(self, spec: DecoderSpec, tensors: Mapping[str, np.ndarray], scheme: Scheme | None,
-               threads: int | None, isa: str | None, release: bool) -> None:
+               threads: int | None, isa: str | None, release: bool, panels: PanelsFile | None = None) -> None:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise RequestError("value out of range", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
         self.spec = spec
@@ -96,7 +115,11 @@ class Model:
             raise RequestError(str(error), hint="Unset KUMQUANT_ISA or name a usable instruction set.") from None
         for index, rope in enumerate(spec.ropes):
             self.native.set_rope(index, *inverse_frequencies(rope, 0))
-        Loader(self.native, spec, tensors, scheme, release).load_all()
+        if panels is not None:
+            panels.give_to(self.native)
+        Loader(self.native, spec, tensors, scheme, release, packed=panels is not None).load_all()
+        if panels is not None:
+            panels.check_taken(self.native)
         self._rope_depends_on_length = spec.rope is not None and depends_on_length(spec.rope)
 
     @property
