@@ -8,30 +8,6 @@
 
 namespace nb = nanobind;
 
-namespace kq {
-namespace portable {
-extern const QuantizeKernels quantize_table;
-}
-#ifdef KUMQUANT_X86
-namespace avx2 {
-extern const QuantizeKernels quantize_table;
-}
-namespace avx512 {
-extern const QuantizeKernels quantize_table;
-}
-#endif
-
-const QuantizeKernels* quantize_kernels_named(const char* name) {
-  const std::string wanted = name;
-  if (wanted == "portable") return &portable::quantize_table;
-#ifdef KUMQUANT_X86
-  if (wanted == "avx2") return &avx2::quantize_table;
-  if (wanted == "avx512vnni") return &avx512::quantize_table;
-#endif
-  return nullptr;
-}
-}  // namespace kq
-
 using namespace kq;
 
 namespace {

@@ -4,37 +4,107 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "kernels/quantize.h"
+
+#if defined(KUMQUANT_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(KUMQUANT_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace kq {
 namespace portable {
 extern const Kernels table;
+extern const QuantizeKernels quantize_table;
 }
-#ifdef KUMQUANT_X86
+#if defined(KUMQUANT_X86)
 namespace avx2 {
 extern const Kernels table;
+extern const QuantizeKernels quantize_table;
 }
 namespace avx512 {
 extern const Kernels table;
+extern const QuantizeKernels quantize_table;
 }
 static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
 static bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
+#elif defined(KUMQUANT_ARM64)
+namespace neon {
+extern const Kernels table;
+extern const QuantizeKernels quantize_table;
+}
+namespace neon_dotprod {
+extern const Kernels table;
+}
+namespace neon_i8mm {
+extern const Kernels table;
+}
+#if defined(__linux__)
+static bool has_dotprod() { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
+static bool has_i8mm() { return getauxval(AT_HWCAP2) & HWCAP2_I8MM; }
+#elif defined(__APPLE__)
+static bool has(const char* feature) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+static bool has_dotprod() { return has("hw.optional.arm.FEAT_DotProd"); }
+static bool has_i8mm() { return has("hw.optional.arm.FEAT_I8MM"); }
+#else
+static bool has_dotprod() { return false; }
+static bool has_i8mm() { return false; }
+#endif
 #endif
 
-const Kernels* kernels_named(const char* name) {
-  if (!std::strcmp(name, "portable")) return &portable::table;
-#ifdef KUMQUANT_X86
-  if (!std::strcmp(name, "avx2") && has_avx2()) return &avx2::table;
-  if (!std::strcmp(name, "avx512vnni") && has_avx512()) return &avx512::table;
+namespace {
+struct Isa {
+  const char* name;
+  const Kernels* kernels;
+  const QuantizeKernels* quantize;
+  bool usable;
+};
+
+// Worst first.
+const std::vector<Isa>& isas() {
+  static const std::vector<Isa> all = {
+      {"portable", &portable::table, &portable::quantize_table, true},
+#if defined(KUMQUANT_X86)
+      {"avx2", &avx2::table, &avx2::quantize_table, has_avx2()},
+      {"avx512vnni", &avx512::table, &avx512::quantize_table, has_avx512()},
+#elif defined(KUMQUANT_ARM64)
+      {"neon", &neon::table, &neon::quantize_table, true},
+      {"neon-dotprod", &neon_dotprod::table, &neon::quantize_table, has_dotprod()},
+      {"neon-i8mm", &neon_i8mm::table, &neon::quantize_table, has_dotprod() && has_i8mm()},
 #endif
+  };
+  return all;
+}
+}  // namespace
+
+static const Isa* usable(const char* name) {
+  for (const Isa& isa : isas())
+    if (isa.usable && !std::strcmp(name, isa.name)) return &isa;
   return nullptr;
+}
+
+const Kernels* kernels_named(const char* name) {
+  const Isa* isa = usable(name);
+  return isa ? isa->kernels : nullptr;
+}
+
+const QuantizeKernels* quantize_kernels_named(const char* name) {
+  const Isa* isa = usable(name);
+  return isa ? isa->quantize : nullptr;
 }
 
 std::vector<std::string> usable_isas() {
   std::vector<std::string> names;
-  for (const char* name : {"portable", "avx2", "avx512vnni"})
-    if (kernels_named(name)) names.push_back(name);
+  for (const Isa& isa : isas())
+    if (isa.usable) names.push_back(isa.name);
   return names;
 }
 

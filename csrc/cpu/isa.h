@@ -6,7 +6,8 @@
 #include "kernels/kernels.h"
 
 namespace kq {
-// Usable instruction sets, worst first: "portable", "avx2", "avx512vnni".
+// Usable instruction sets, worst first: "portable", then "avx2", "avx512vnni" (x86-64) or "neon", "neon-dotprod", "neon-i8mm"
+// (64-bit ARM).
 std::vector<std::string> usable_isas();
 
 // The kernels to use: `name` if given, else the environment's KUMQUANT_ISA, else the best. Throws std::invalid_argument

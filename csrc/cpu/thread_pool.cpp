@@ -8,6 +8,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 static inline void relax() { _mm_pause(); }
+#elif defined(__aarch64__)
+// YIELD does nothing on most cores; a barrier takes about as long as a pause of x86-64.
+static inline void relax() { __asm__ volatile("isb" ::: "memory"); }
 #else
 static inline void relax() {}
 #endif

@@ -105,6 +105,12 @@ const Kernels table = {
     "avx512vnni",
 #elif defined(KQ_ISA_AVX2)
     "avx2",
+#elif defined(KQ_NEON_I8MM)
+    "neon-i8mm",
+#elif defined(KQ_NEON_DOTPROD)
+    "neon-dotprod",
+#elif defined(KQ_ISA_NEON)
+    "neon",
 #else
     "portable",
 #endif

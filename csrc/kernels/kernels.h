@@ -124,6 +124,6 @@ inline size_t attention_scratch(int rows, int padded_dim) {
   return (size_t)rows * (256 + 2 * (size_t)padded_dim + 64) + 1024;
 }
 
-// Kernels of an instruction set: "portable", "avx2", "avx512vnni"; null when this build or machine lacks it.
+// Kernels of an instruction set by its name in cpu/isa.h; null when this build or machine lacks it.
 const Kernels* kernels_named(const char* name);
 }  // namespace kq

@@ -66,9 +66,7 @@ static inline void int_tile(const uint8_t* panel, const uint8_t* unpacked, const
 #pragma GCC unroll 8
     for (int b = 0; b < F::lines; b++) {
       if constexpr (F::bytes) {
-        B64 line = load_bytes(lines + b * 64);
-#pragma GCC unroll 16
-        for (int c = 0; c < NC; c++) dot[c].add(line, codes + (b * NC + c) * 4);
+        add_columns<NC>(dot, load_bytes(lines + b * 64), codes + b * NC * 4);
       } else {
         B64 low, high;
         if constexpr (UNPACKED) {
@@ -79,10 +77,8 @@ static inline void int_tile(const uint8_t* panel, const uint8_t* unpacked, const
           low = low_nibbles(line);
           high = high_nibbles(line);
         }
-#pragma GCC unroll 16
-        for (int c = 0; c < NC; c++) dot[c].add(low, codes + (b * 2 * NC + c) * 4);
-#pragma GCC unroll 16
-        for (int c = 0; c < NC; c++) dot[c].add(high, codes + ((b * 2 + 1) * NC + c) * 4);
+        add_columns<NC>(dot, low, codes + b * 2 * NC * 4);
+        add_columns<NC>(dot, high, codes + (b * 2 + 1) * NC * 4);
       }
     }
     F16 ws = F::scale_of(panel, g);

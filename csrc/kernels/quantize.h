@@ -25,6 +25,6 @@ struct QuantizeKernels {
   void (*cast_values)(const void* source, Number source_number, Number model, size_t n, void* out);
 };
 
-// The kernels of an instruction set by its name in cpu/isa.h; null when this build lacks it.
+// The kernels of an instruction set by its name in cpu/isa.h; null when this build or machine lacks it.
 const QuantizeKernels* quantize_kernels_named(const char* name);
 }  // namespace kq

@@ -48,6 +48,20 @@ static inline __m256i code_bytes(I16 x, I16 y) {
   __m256i hi = _mm256_permute4x64_epi64(_mm256_packus_epi32(y.a, y.b), 0xD8);
   return _mm256_permute4x64_epi64(_mm256_packus_epi16(lo, hi), 0xD8);
 }
+#elif defined(KQ_ISA_NEON)
+static inline float32x4_t round_f16_4(float32x4_t x) { return vcvt_f32_f16(vcvt_f16_f32(x)); }
+static inline F16 round_f16(F16 x) { return {round_f16_4(x.a), round_f16_4(x.b), round_f16_4(x.c), round_f16_4(x.d)}; }
+static inline float32x4_t round_bf16_4(float32x4_t x) {
+  const uint32x4_t u = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+  const uint32x4_t r = vandq_u32(vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7FFF))), vdupq_n_u32(0xFFFF0000));
+  return vbslq_f32(vceqq_f32(x, x), vreinterpretq_f32_u32(r), x);
+}
+static inline F16 round_bf16(F16 x) { return {round_bf16_4(x.a), round_bf16_4(x.b), round_bf16_4(x.c), round_bf16_4(x.d)}; }
+static inline bool any_nan(F16 x) {
+  const uint32x4_t ab = vandq_u32(vceqq_f32(x.a, x.a), vceqq_f32(x.b, x.b));
+  const uint32x4_t cd = vandq_u32(vceqq_f32(x.c, x.c), vceqq_f32(x.d, x.d));
+  return vminvq_u32(vandq_u32(ab, cd)) == 0;
+}
 #else
 static inline F16 round_f16(F16 x) {
   for (int i = 0; i < kLanes; i++) x.v[i] = widen_f16(narrow_f16(x.v[i]));
@@ -80,6 +94,17 @@ static inline void pack_words(const I16* codes, uint32_t* words) {
     __m256i pairs = _mm256_maddubs_epi16(code_bytes(codes[0], codes[1]), _mm256_set1_epi16(0x1001));
     __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(pairs, pairs), 0xD8);
     _mm_storeu_si128((__m128i*)words, _mm256_castsi256_si128(bytes));
+    return;
+  }
+#elif defined(KQ_ISA_NEON)
+  if constexpr (Bits == 8) {
+    store_i8((int8_t*)words, codes[0]), store_i8((int8_t*)words + 16, codes[1]);
+    return;
+  }
+  if constexpr (Bits == 4) {
+    // even code + 16 * odd code
+    const uint8x16x2_t pairs = vuzpq_u8(vreinterpretq_u8_s8(narrow_i8(codes[0])), vreinterpretq_u8_s8(narrow_i8(codes[1])));
+    vst1q_u8((uint8_t*)words, vsliq_n_u8(pairs.val[0], pairs.val[1], 4));
     return;
   }
 #endif

@@ -1,14 +1,16 @@
-// One vocabulary of sixteen-lane operations, three spellings. A translation unit defines KQ_ISA as avx512, avx2 or
-// portable and includes this inside no namespace; everything lands in kq::KQ_ISA, so nothing compiled with wide
+// One vocabulary of sixteen-lane operations, four spellings. A translation unit defines KQ_ISA as avx512, avx2, neon (with or
+// without its dot product instructions) or portable and includes this inside no namespace; everything lands in kq::KQ_ISA, so nothing compiled with wide
 // instructions can be linked into code that runs on a machine without them. For the same reason kernels use no
 // standard library templates.
 //
-// Every operation gives the same bits in all three: multiply-adds are fused, reductions use one tree, integer dots are exact.
+// Every operation gives the same bits in all four: multiply-adds are fused, reductions use one tree, integer dots are exact.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #if defined(KQ_ISA_AVX512) || defined(KQ_ISA_AVX2)
 #include <immintrin.h>
+#elif defined(KQ_ISA_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace kq {
@@ -23,6 +25,15 @@ constexpr int kRows = 12;      // query rows a pass of attention keeps in regist
 constexpr int kIntCols = 3;
 constexpr int kFloatCols = 1;
 constexpr int kRows = 4;
+#elif defined(KQ_ISA_NEON)
+#include "kernels/simd_neon.h"
+#if defined(KQ_NEON_DOTPROD) || defined(KQ_NEON_I8MM)
+constexpr int kIntCols = 4;
+#else
+constexpr int kIntCols = 2;
+#endif
+constexpr int kFloatCols = 1;
+constexpr int kRows = 4;
 #else
 #include "kernels/simd_portable.h"
 constexpr int kIntCols = 2;
@@ -32,6 +43,15 @@ constexpr int kRows = 2;
 
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 static inline int max_int(int a, int b) { return a > b ? a : b; }
+
+#if !defined(KQ_ISA_NEON)
+// dot[c] += codes times quads[c], for NC columns.
+template <int NC, class Dot>
+static inline void add_columns(Dot* dot, B64 codes, const int8_t* quads) {
+#pragma GCC unroll 16
+  for (int c = 0; c < NC; c++) dot[c].add(codes, quads + c * 4);
+}
+#endif
 
 // e^x to about 1 ulp for x in [-87.3, 88.7]; 0 below (so also for -inf), the largest result above. exp(0) is exactly 1.
 // r = x - n ln 2 in two steps (Cody and Waite); the polynomial is the minimax one of degree 6 on |r| <= ln 2 / 2.
