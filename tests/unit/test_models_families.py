@@ -29,6 +29,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": {**LLAMA_LIKE, "num_local_experts": 3, "num_experts_per_tok": 2},
     "gemma": {**LLAMA_LIKE, "head_dim": 6},
     "cohere": {**LLAMA_LIKE, "layer_norm_eps": 1e-5},
+    "chatglm": {"num_layers": 2, "padded_vocab_size": 61, "hidden_size": 24, "ffn_hidden_size": 40, "kv_channels": 8,
+                "num_attention_heads": 3, "seq_length": 64, "layernorm_epsilon": 1e-5, "add_qkv_bias": True},
 }
 
 
@@ -314,6 +316,24 @@ def test_a_scale_that_mlcs_file_cannot_say_is_refused_without_config_json(tmp_pa
     path.write_text(json.dumps(chat))
     with pytest.raises(UnsupportedError, match="logit_scale"):
         load_model_config(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("length", "is_told"), [(8192, True), (32768, False)])
+def test_mlcs_file_of_a_long_chatglm_does_not_tell_its_rope(tmp_path, length, is_told):
+    """The 32k models turn fifty times slower. Our own file says it."""
+    source = checkpoint_of(tmp_path / "hf", "chatglm", seq_length=length, rope_ratio=50)
+    convert(source, tmp_path / "out", "q0f16")
+    (tmp_path / "out" / "config.json").unlink()
+    assert load_model_config(tmp_path / "out")[1].rope.theta == 500000
+    path = tmp_path / "out" / "mlc-chat-config.json"
+    chat = json.loads(path.read_text())
+    del chat["model_config"]["rope_ratio"]  # as MLC writes it
+    path.write_text(json.dumps(chat))
+    if is_told:
+        assert load_model_config(tmp_path / "out")[1].rope.theta == 10000
+    else:
+        with pytest.raises(UnsupportedError, match="rope_ratio"):
+            load_model_config(tmp_path / "out")
 
 
 @pytest.mark.parametrize("mode", ["q0f32", "q4f16_0", "q3f16_1"])

@@ -20,8 +20,11 @@ from kumquant.schemes import SCHEMES, scheme_named
 def test_every_family_and_mode_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name in (*FAMILIES, *SCHEMES):
+    for name in (*FAMILIES, *(mode.name for mode in support().modes if mode.run)):
         assert sum(line.split(" ")[0] == name for line in lines) == 1, name
+    words = " ".join(lines).replace(",", "").split()
+    assert all(words.count(name) == 1 for name in SCHEMES)
+    assert max(map(len, lines)) <= 80
     assert any(line.split() == ["q4f32_1", "4", "32", "float32", "NK", "quantized", "yes", "yes", "yes"]
                for line in lines)
     assert "known and refused: q4f16_ft" in lines

@@ -94,6 +94,9 @@ def test_command_line(tmp_path, capsys):
     assert re.fullmatch(r"q4f16_1 +\d\S* kB +\d\.\d{4} +\d+\.\d MB +\d+\.\d s +\d+%", lines[6])
     assert lines[7] == "q4f16_autoawq  stopped"
     assert "  stopped by: " in lines[-1] or any(line.startswith("  stopped by: ") for line in lines)
+    assert main(["plan", str(source), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nq3f16_0, q3f16_1\n" in shown and len(shown.splitlines()) < 60  # modes that do the same stand together
     assert main(["plan", str(source), "--tensors", "-q", "q0f16", "--quiet"]) == 0
     assert "model.layers.1.mlp.up_proj.weight" in capsys.readouterr().out
     assert main(["plan", str(tmp_path / "nothing"), "--quiet"]) == 1

@@ -131,6 +131,15 @@ def test_paths_that_cannot_be_opened(tmp_path):
         StoredTensors.open(tmp_path)
 
 
+def test_a_folder_of_caches_is_told_from_one(tmp_path):
+    for mode in ("a", "b"):
+        (tmp_path / mode).mkdir()
+        (tmp_path / mode / "tensor-cache.json").write_text("{}")
+    with pytest.raises(TensorCacheError) as caught:
+        StoredTensors(tmp_path)
+    assert caught.value.hint == f"It holds caches: try {tmp_path / 'a'} or {tmp_path / 'b'}."
+
+
 def test_missing_and_truncated_shards(folder):
     shard = folder / "params_shard_0.bin"
     whole = shard.read_bytes()

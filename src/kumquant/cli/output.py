@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+LINE_WIDTH = 80  # that running text keeps to
+
 
 def print_json(value: Any) -> None:
     """One JSON document, readable by people too."""

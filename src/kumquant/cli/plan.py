@@ -7,6 +7,7 @@ times are expected: quantizing is measured on this machine, reading and writing 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     print()
     print_table(["mode", "cache", "bits a parameter", "memory", "time", "lossy"],
                 [_row(mode, report) for mode in report.modes], "<>>>>>")
-    for mode in report.modes:
+    for modes in _alike(report.modes):
         print()
-        _print_routes(mode)
+        _print_routes(modes)
     if args.tensors:
         print()
         _print_tensors(report)
@@ -65,11 +66,19 @@ def _share(part: int, whole: int) -> str:
     return f"{min(99, max(1, round(100 * part / whole)))}%"
 
 
-def _print_routes(mode: ModePlan) -> None:
-    print(mode.quantization)
-    if mode.stopped_by is not None:
-        print(f"  stopped by: {mode.stopped_by}")
-    for use in mode.routes:
+def _alike(modes: Sequence[ModePlan]) -> list[list[ModePlan]]:
+    """Modes that take every tensor the same way, side by side."""
+    groups: dict[object, list[ModePlan]] = {}
+    for mode in modes:
+        groups.setdefault((mode.routes, mode.stopped_by), []).append(mode)
+    return list(groups.values())
+
+
+def _print_routes(modes: Sequence[ModePlan]) -> None:
+    print(", ".join(mode.quantization for mode in modes))
+    if modes[0].stopped_by is not None:
+        print(f"  stopped by: {modes[0].stopped_by}")
+    for use in modes[0].routes:
         loss = "lossless" if use.is_lossless else "lossy"
         print(f"  {counted(use.tensors, 'tensor')}, {format_bytes(use.source_bytes)}: {use.route} ({loss})")
 

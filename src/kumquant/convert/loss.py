@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..checkpoint import Checkpoint
+from ..models import CacheTensor
 from ..tensor_cache import StoredTensors, decode_groups
 from .order import PlannedTensor
 
@@ -28,38 +29,61 @@ class Loss:
 
 
 def measure(tensors: Iterable[PlannedTensor], checkpoint: Checkpoint, folder: Path) -> tuple[Loss, ...]:
-    """The loss of quantized tensors, by class. Transposed layouts and sources in another order are left out."""
+    """The loss of tensors that are quantized in groups, by class."""
     cache = StoredTensors(folder)
     sums: dict[str, np.ndarray] = {}
     for planned in tensors:
         tensor = planned.tensor
-        if not planned.is_quantized or planned.scheme.layout != "NK" or not planned.scheme.has_groups:
-            continue
-        if tensor.transposed or tensor.row_order or tensor.side_by_side:
+        if not planned.is_quantized or not planned.scheme.has_groups:
             continue
         total = sums.setdefault("head" if tensor.is_head else tensor.kind, np.zeros(2))
-        first_row = 0
-        for name in tensor.sources:
-            rows = checkpoint.tensors[name].num_values // tensor.shape[-1]
-            total += _squares(planned, cache, checkpoint, name, first_row, rows)
-            first_row += rows
-            checkpoint.release(name)  # a few rows bring many pages with them
+        for sample in _samples(tensor, checkpoint):
+            total += _squares(planned, sample, _expected(tensor, sample, checkpoint), cache)
+            checkpoint.release(sample.name)  # a few rows bring many pages with them
         for record in planned.record_names:
             cache.release(record)
     return tuple(Loss(kind, float(np.sqrt(lost / whole)) if whole else 0.0) for kind, (lost, whole) in sums.items())
 
 
-def _squares(planned: PlannedTensor, cache: StoredTensors, checkpoint: Checkpoint, name: str, first_row: int,
-             rows: int) -> np.ndarray:
-    """(sum of squared differences, sum of squared weights) on rows from the middle of one source."""
-    width = planned.tensor.shape[-1]
-    begin = rows // 2
-    end = min(begin + _ROWS, rows)
-    expected = checkpoint.read_rows(name, width, begin, end).astype(np.float32)
-    expected = expected + 1 if planned.tensor.plus_one else expected
-    part = slice(first_row + begin, first_row + end)
-    codes, scales = (cache[record].reshape(-1, cache[record].shape[-1])[part] for record in planned.record_names)
-    found = decode_groups(codes, scales, planned.scheme, width, "NK")
+@dataclass(frozen=True)
+class _Sample:
+    """Rows [begin, end) of source ``name`` (its columns, if the tensor is transposed) are rows from ``row`` on."""
+
+    name: str
+    begin: int
+    end: int
+    row: int
+
+
+def _samples(tensor: CacheTensor, checkpoint: Checkpoint) -> Iterator[_Sample]:
+    """A few rows from the middle of every source."""
+    first_row = 0
+    for name in tensor.sources:
+        rows = checkpoint.tensors[name].num_values // tensor.shape[-1]
+        ranges = tensor.row_order or ((0, rows),)
+        middle = len(ranges) // 2
+        low, high = ranges[middle]
+        begin = low + (high - low) // 2
+        before = sum(end - start for start, end in ranges[:middle])
+        yield _Sample(name, begin, min(begin + _ROWS, high), first_row + before + begin - low)
+        first_row += rows
+
+
+def _expected(tensor: CacheTensor, sample: _Sample, checkpoint: Checkpoint) -> np.ndarray:
+    """float32 (rows, width): what the source says."""
+    if tensor.transposed:
+        values = checkpoint.read_columns(sample.name, sample.begin, sample.end)
+    else:
+        values = checkpoint.read_rows(sample.name, tensor.shape[-1], sample.begin, sample.end)
+    return values.astype(np.float32) + np.float32(tensor.plus_one)
+
+
+def _squares(planned: PlannedTensor, sample: _Sample, expected: np.ndarray, cache: StoredTensors) -> np.ndarray:
+    """(sum of squared differences, sum of squared weights) of a sample."""
+    part = slice(sample.row, sample.row + len(expected))
+    codes, scales = (cache[record][:, part].T if planned.is_transposed else
+                     cache[record].reshape(-1, cache[record].shape[-1])[part] for record in planned.record_names)
+    found = decode_groups(codes, scales, planned.scheme, expected.shape[1], "NK")
     finite = np.isfinite(expected) & np.isfinite(found)
     lost = (found - expected)[finite].astype(np.float64)
     return np.array([(lost**2).sum(), (expected[finite].astype(np.float64) ** 2).sum()])

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import UnsupportedError
 from .family import Family
 from .rules import linear, moved, same
 
 LAYER = "transformer.encoder.layers.{i}."
 
 
+# The longest model of a rope without a ratio, of those whose name does not tell.
+_PLAIN_LENGTH = 8192
+
+
 def _prepare(source: dict[str, Any], where: str) -> dict[str, Any]:
+    """MLC's file never has rope_ratio: beyond a length it does not tell which rope the model has."""
     heads = source.get("num_attention_heads")
     is_shared = source.get("multi_query_attention", False)
-    theta = 10000.0 * (source.get("rope_ratio") or 1)
+    length = source.get("max_position_embeddings")
+    if source.get("rope_ratio") is None and "seq_length" not in source and isinstance(length, int) and (
+            length > _PLAIN_LENGTH):
+        raise UnsupportedError('"rope_ratio" is needed, and the file does not have it', where=where,
+                               hint="Put the model's original config.json into the folder.")
+    ratio = source.get("rope_ratio") or 1
+    theta = 10000.0 * ratio
     return source | {
+        "rope_ratio": ratio,
         "num_key_value_heads": source.get("multi_query_group_num") if is_shared else heads,
         "rope_theta": source.get("rope_theta") or theta,
         "qkv_bias": bool(source.get("add_qkv_bias") or source.get("add_bias_linear")),

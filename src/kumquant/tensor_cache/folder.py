@@ -11,6 +11,8 @@ from ..files import translated_os_errors
 from .manifest import MANIFEST_NAMES, Manifest
 from .validate import MAX_MANIFEST_BYTES, validate
 
+_MAX_NAMED = 5
+
 
 def find_manifest(path: Path | str) -> Path:
     """The manifest at ``path``: the file itself, or the folder's (newer name first, a ``-b16`` twin last).
@@ -26,10 +28,12 @@ def find_manifest(path: Path | str) -> Path:
         for name in MANIFEST_NAMES:
             if (path / name).exists():
                 return path / name
-    raise TensorCacheError(
-        "no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
-        hint="If a conversion was interrupted here, run it again to finish it; else check the path.",
-    )
+        inside = sorted(entry.parent for name in MANIFEST_NAMES[:2] for entry in path.glob(f"*/{name}"))
+    hint = "If a conversion was interrupted here, run it again to finish it; else check the path."
+    if inside:
+        hint = f"It holds caches: try {' or '.join(map(str, dict.fromkeys(inside[:_MAX_NAMED])))}."
+    raise TensorCacheError("no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
+                           hint=hint)
 
 
 def read_manifest(path: Path, *, check_sizes: bool = True, allow_missing_shards: bool = False) -> Manifest:
