@@ -69,7 +69,9 @@ def test_shards_of_unlike_sizes_get_their_md5_and_their_name(
     assert sorted(os.listdir(tmp_path)) == sorted(futures)
 
 
-def test_one_shard_waits_for_others_or_for_somebody_who_hurries(tmp_path: Path, shards: ShardCompletion) -> None:
+def test_one_shard_waits_for_others_or_for_somebody_who_hurries(
+        tmp_path: Path, shards: ShardCompletion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "_PATIENCE_SECONDS", 3600)
     first = shards.submit(written(tmp_path / "a", 100))
     assert not first.done() and os.listdir(tmp_path) == ["a.partial"]
     others = [shards.submit(written(tmp_path / name, 200)) for name in "bcd"]  # now there is company
@@ -78,6 +80,13 @@ def test_one_shard_waits_for_others_or_for_somebody_who_hurries(tmp_path: Path, 
     assert not last.done()
     shards.hurry()
     assert last.result() == hashlib.md5((tmp_path / "e").read_bytes()).hexdigest()
+
+
+def test_nobody_waits_for_long(tmp_path: Path, shards: ShardCompletion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "_PATIENCE_SECONDS", 0.01)
+    for name in "ab":  # the second finds a clock that has run out
+        future = shards.submit(written(tmp_path / name, 100))
+        assert future.result() == hashlib.md5((tmp_path / name).read_bytes()).hexdigest()
 
 
 def test_a_shard_that_cannot_be_read_says_so(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, Timer
 
 import numpy as np
 
 from .md5 import MAX_STREAMS, Md5Stream, update_all
 from .shard_file import ShardFile
 
-# Hashed side by side: fewer wait for company, because four together take little longer than one.
+# Fewer shards than that wait for company, because so many together take little longer than one alone; but not for
+# long, so that a slow conversion that is killed has its shards in the journal.
 _COMPANY = 4
+_PATIENCE_SECONDS = 0.25
 _CHUNK_BYTES = 128 << 10
 
 
@@ -33,11 +35,12 @@ class ShardCompletion:
         self._lock = Lock()  # for everything below
         self._shards: list[_Shard] = []
         self._is_hashing = self._is_urgent = self._is_stopped = False
+        self._timer: Timer | None = None
 
     def submit(self, file: ShardFile) -> Future[str]:
         """Flush, hash and rename a shard that is written; the result is its md5 as lower-case hex.
 
-        Hashing may wait until more shards are there, or until ``hurry``.
+        Hashing may wait until more shards are there, for a moment, or until ``hurry``.
         """
         with self._lock:
             shard = _Shard(file, self._pool.submit(file.flush))
@@ -48,6 +51,7 @@ class ShardCompletion:
     def hurry(self) -> None:
         """Somebody waits: go on with the shards that are there."""
         with self._lock:
+            self._timer = None
             self._is_urgent = bool(self._shards)
             self._start()
 
@@ -55,12 +59,20 @@ class ShardCompletion:
         """End the threads soon; shards without their name by then never get one. Nothing is submitted afterwards."""
         with self._lock:
             self._is_stopped = True
+            if self._timer is not None:
+                self._timer.cancel()
         self._pool.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
-        if not self._is_hashing and self._has_work():
+        if self._is_hashing or self._is_stopped:
+            return
+        if self._has_work():
             self._is_hashing = True
             self._pool.submit(self._hash)
+        elif self._shards and self._timer is None:
+            self._timer = Timer(_PATIENCE_SECONDS, self.hurry)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _has_work(self) -> bool:
         return not self._is_stopped and len(self._shards) >= (1 if self._is_urgent else _COMPANY)
@@ -72,6 +84,7 @@ class ShardCompletion:
                 self._is_urgent = self._is_urgent and bool(self._shards)
                 if not self._has_work():
                     self._is_hashing = False
+                    self._start()  # those that are left are not forgotten
                     return
                 shards = self._shards[:MAX_STREAMS]
             try:
