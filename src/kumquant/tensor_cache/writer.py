@@ -34,7 +34,7 @@ from .shard_file import ShardFile
 # Elements encoded or copied at a time, so that no second copy of a record ever exists.
 _BLOCK_ELEMENTS = 1 << 20
 # Shards that may wait for md5 and flush; beyond that ``add`` waits, or writing would outrun the disk.
-_MAX_COMPLETING = 8
+_MAX_COMPLETING = 6
 _SHARD = re.compile(r"params_shard_\d+\.bin")
 _PARTIAL_SHARD = re.compile(r"params_shard_\d+\.bin\.partial")
 
