@@ -99,8 +99,9 @@ class LLM:
             try:
                 for prompt, its_params in zip(split, each):
                     requests.append(self._engine.add(self._encode(prompt, its_params), its_params))
-                while not all(request.is_finished for request in requests):
-                    self._engine.step()
+                for request in requests:
+                    while not request.is_finished:
+                        self._engine.step()
             finally:  # after an error or Ctrl-C none may stay behind
                 for request in requests:
                     self._engine.abort(request)

@@ -54,10 +54,12 @@ class Scheduler:
     def schedule(self) -> Batch:
         """What runs in the next step. Not empty if there is work."""
         self._drop_abandoned()
+        page_tokens = self._model.page_tokens
         for request in list(self._running):
             if request.num_pending == 0:  # Ctrl-C came between a step and its token: compute it again
                 self._preempt(request)
-            self._grow(request)
+            if len(request.token_ids) > len(request.pages) * page_tokens:
+                self._grow(request)
         while self._waiting and len(self._running) < self._max_running and self._start(self._waiting[0]):
             self._running.append(self._waiting.popleft())
         return self._fill_step()
@@ -84,16 +86,16 @@ class Scheduler:
     def _fill_step(self) -> Batch:
         """Decode tokens of everyone first, one each; prompts share what is left of the step."""
         batch = Batch([], [])
-        decoding = sum(request.num_pending == 1 for request in self._running)
-        room = max(self._max_step_tokens - decoding, 1)
-        for request in self._running:
+        all_pending = [request.num_pending for request in self._running]
+        room = max(self._max_step_tokens - all_pending.count(1), 1)
+        for request, pending in zip(self._running, all_pending):
             assert request.sequence is not None
-            pending = request.num_pending
-            count = pending if pending == 1 else min(pending, room)
-            if count == 0:
-                continue
+            count = pending
             if pending > 1:
+                count = min(pending, room)
                 room -= count
+                if count == 0:
+                    continue
             begin = len(request.token_ids) - pending
             chunk = request.token_ids[begin:begin + count]
             batch.requests.append(request)

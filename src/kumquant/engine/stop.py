@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -15,6 +16,8 @@ class StopMatcher:
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
+        self._longest = max(map(len, self._stop), default=0)
+        self._first_character = re.compile("|".join({re.escape(string[0]) for string in self._stop}))
         self._held = ""
         self.stopped = False
 
@@ -23,6 +26,8 @@ class StopMatcher:
         if not self._stop:
             return text
         text = self._held + text
+        if not self._first_character.search(text):  # most pieces: no stop string begins here
+            return text
         ends = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
         if ends:
             self.stopped, self._held = True, ""
@@ -38,8 +43,8 @@ class StopMatcher:
 
     def _undecided(self, text: str) -> int:
         """Length of the longest end of ``text`` that begins a stop string."""
-        longest = max(len(stop) for stop in self._stop) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stop):
-                return length
+        for match in self._first_character.finditer(text, max(len(text) - self._longest + 1, 0)):
+            end = text[match.start():]
+            if any(stop.startswith(end) for stop in self._stop):
+                return len(end)
         return 0

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,7 @@ SAME_IN_NATIVE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StepInput:
+class StepInput(NamedTuple):  # one of each for every token: a dataclass takes twice as long to make
     """New tokens of one sequence.
 
     output: "none" (a prompt's earlier chunk), "sample" (one token from the last position), "last" (the last
@@ -47,8 +45,7 @@ class StepInput:
     output: Output
 
 
-@dataclass(frozen=True)
-class StepOutput:
+class StepOutput(NamedTuple):
     """What an input asked for.
 
     token_id and logprob of a sampled token, top: (token id, logprob) of the likeliest; or logits, float32
@@ -60,6 +57,8 @@ class StepOutput:
     top: SequenceOf[tuple[int, float]] = ()
     logits: np.ndarray | None = None
 
+
+NO_OUTPUT = StepOutput()
 
 class Model:
     """A model in the native core.
@@ -168,40 +167,31 @@ class Model:
             raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
                                expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
                                'or let multiprocessing "spawn" its processes.')
-        for item in inputs:
-            if self.spec.is_encoder and item.output not in ("hidden", "none"):
-                raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
-            sequence = item.sequence
-            needed = sequence.length + len(item.token_ids)
+        if self.spec.is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
+            raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
+        sequences, token_ids, outputs = [], [], []
+        for sequence, new_ids, output in inputs:
+            native = sequence.native
+            needed = native.length + len(new_ids)
             if needed > sequence.num_pages * PAGE_TOKENS:
                 raise CapacityError(
                     "a sequence lacks pages", found=sequence.num_pages, expected=pages_for(needed)
                 )
             if self._rope_depends_on_length and self.spec.rope is not None:
                 length = max(needed, sequence.rope_length)
-                sequence.native.set_rope(*inverse_frequencies(self.spec.rope, length))
+                native.set_rope(*inverse_frequencies(self.spec.rope, length))
+            sequences.append(native)
+            token_ids.append(list(new_ids))
+            outputs.append(OUTPUT_CODES[output])
         try:
-            choices, logits = self.native.step(
-                pool.native,
-                [item.sequence.native for item in inputs],
-                [list(item.token_ids) for item in inputs],
-                [OUTPUT_CODES[item.output] for item in inputs],
-                pool.activations == "int8",
-            )
+            choices, logits = self.native.step(pool.native, sequences, token_ids, outputs, pool.activations == "int8")
         except (IndexError, ValueError) as error:
             raise RequestError(str(error), where="token ids") from None
         except RuntimeError as error:
             raise TensorCacheError(str(error), hint="The cache was changed while it was open. Open it again.") from None
-        outputs = []
-        for item, choice in zip(inputs, choices, strict=True):
-            if choice is None:
-                outputs.append(StepOutput())
-            elif item.output == "sample":
-                outputs.append(StepOutput(*choice))
-            else:
-                first, rows = choice
-                outputs.append(StepOutput(logits=logits[first : first + rows]))
-        return outputs
+        if logits is None:
+            return [NO_OUTPUT if choice is None else StepOutput(*choice) for choice in choices]
+        return [_step_output(item.output, choice, logits) for item, choice in zip(inputs, choices, strict=True)]
 
     def logits(self, token_ids: SequenceOf[int], activations: Activations = "int8") -> np.ndarray:
         """Logits at every position of one sequence from position 0: float32 (tokens, vocab_size)."""
@@ -229,6 +219,15 @@ class Model:
             part = self.step(pool, [StepInput(sequence, token_ids[start : start + chunk], output)])[0].logits
             assert part is not None
             yield start, part
+
+
+def _step_output(output: Output, choice: Any, logits: np.ndarray) -> StepOutput:
+    if output == "sample":
+        return StepOutput(*choice)
+    if choice is None:
+        return NO_OUTPUT
+    first, rows = choice
+    return StepOutput(logits=logits[first : first + rows])
 
 
 def native_spec(spec: DecoderSpec) -> dict[str, Any]:

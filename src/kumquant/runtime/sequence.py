@@ -27,7 +27,8 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        return int(self.native.length)
+        length: int = self.native.length
+        return length
 
     @property
     def pages(self) -> list[int]:

@@ -130,6 +130,19 @@ class Tokenizer:
     def _decoder(self) -> dict[str, Any]:
         return json.loads(self._backend.to_str()).get("decoder") or {}
 
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether decoding joins the tokens' bytes and does nothing else (GPT-2's kind)."""
+        return self._decoder.get("type") == "ByteLevel"
+
+    @cached_property
+    def whole_texts(self) -> tuple[dict[int, str], dict[int, str]]:
+        """What streams of a byte-level tokenizer found out: the text of tokens that leave no character open.
+
+        First with special tokens, then without: the index is whether they are skipped.
+        """
+        return {}, {}
+
     @cached_property
     def byte_fallback_ids(self) -> frozenset[int]:
         """Ids of the tokens "<0x00>" … "<0xFF>", where the decoder puts bytes together to characters."""
