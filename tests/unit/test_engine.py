@@ -4,7 +4,7 @@ import pytest
 from fake_model import PAGE_SIZE, FakeDecoder, FakeModel
 
 from kumquant.engine import Engine, SamplingParams
-from kumquant.errors import RequestError
+from kumquant.errors import CapacityError, RequestError
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPTS = [[1, 2, 3], [7] * 11, [5, 9], list(range(20)), [1, 2, 4]]
@@ -287,3 +287,26 @@ def test_timings_count_from_the_first_step():
     (result,) = run(engine, engine.add([1, 2], GREEDY))
     assert result.prefill_s > 0 and result.decode_s > 0
     assert result.tokens_per_s == pytest.approx(7 / result.decode_s)
+
+
+def test_a_step_that_fails_ends_its_own_requests_and_others_go_on(monkeypatch):
+    engine = make_engine(max_running=2)
+    first, second, waiting = (engine.add(prompt, GREEDY) for prompt in PROMPTS[:3])
+    engine.step()
+    step = engine.model.step
+
+    def half_a_step(pool, inputs):
+        step(pool, inputs[:1])
+        raise CapacityError("the system has no memory for a step of this size")
+
+    monkeypatch.setattr(engine.model, "step", half_a_step)
+    with pytest.raises(CapacityError, match="no memory"):
+        engine.step()
+    monkeypatch.undo()
+    for request in (first, second):
+        assert request.is_finished
+        with pytest.raises(CapacityError, match="no memory"):
+            request.result()
+    assert run(engine, waiting)[0].token_ids == alone(PROMPTS[2])
+    assert run(engine, engine.add(PROMPTS[0], GREEDY))[0].token_ids == alone(PROMPTS[0])  # nothing half made is reused
+    assert engine._scheduler._store.num_free == engine.pool.num_pages

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kumquant.engine import SamplingParams
-from kumquant.errors import RequestError, TensorCacheError
+from kumquant.errors import CapacityError, RequestError, TensorCacheError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4)
 
@@ -100,6 +100,24 @@ def test_a_closed_stream_keeps_what_it_has(llm):
 def test_an_abandoned_stream_frees_its_pages(llm):
     next(llm.stream("Hi", SamplingParams(temperature=0)))
     assert not llm._engine.has_work
+
+
+def test_a_step_that_fails_is_told_to_every_caller_whose_text_it_was(llm, monkeypatch):
+    first, second = (llm.stream(prompt, SamplingParams(temperature=0)) for prompt in ("Hi", "Ho"))
+    assert [next(first), next(second)] == ["H", "H"]
+
+    def failing(pool, inputs):
+        raise CapacityError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.model, "step", failing)
+        for stream in (first, second):
+            with pytest.raises(CapacityError, match="no memory"):
+                next(stream)
+    with pytest.raises(CapacityError, match="no memory"):
+        second.result  # noqa: B018
+    assert not llm._engine.has_work
+    assert llm.generate("Hi", GREEDY)[0].text == "Hell"
 
 
 def test_ctrl_c_in_generate_leaves_nothing_behind(llm, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from ..errors import RequestError
+from ..errors import Error, RequestError
 from ..models import depends_on_length
 from ..runtime import Model, StepOutput
 from .memory import Activations
@@ -54,9 +54,16 @@ class Engine:
         return request
 
     def step(self) -> list[Request]:
-        """One step of all that can run. Returns the requests that got a token; some may be finished."""
+        """One step of all that can run. Returns the requests that got a token; some may be finished.
+
+        A step that fails raises its Error and ends the requests that were part of it; others go on.
+        """
         batch = self._scheduler.schedule()
-        outputs = self.model.step(self.pool, batch.inputs)  # forward and sampling: one native call
+        try:
+            outputs = self.model.step(self.pool, batch.inputs)  # forward and sampling: one native call
+        except Error as error:
+            self._fail(batch, error)
+            raise
         advanced = self._accept(batch, outputs)
         self._retire(advanced)
         return advanced
@@ -78,6 +85,12 @@ class Engine:
                 request.accept(output)
                 advanced.append(request)
         return advanced
+
+    def _fail(self, batch: Batch, error: Error) -> None:
+        """End the requests of a step that failed: some of its tokens may be computed and sampled, others not."""
+        for request in batch.requests:
+            self._scheduler.discard(request)
+            request.fail(error)
 
     def _retire(self, advanced: list[Request]) -> None:
         for request in advanced:

@@ -290,6 +290,8 @@ class TextStream(Iterator[str]):
                 piece = self._request.take_text()
                 if piece:
                     return piece
+                if self._request.error is not None:
+                    raise self._request.error
                 if self._request.is_finished:
                     raise StopIteration
                 self._engine.step()
@@ -311,7 +313,7 @@ class TextStream(Iterator[str]):
 
     @property
     def result(self) -> Generation:
-        """The generation so far decided; RequestError while it still runs."""
+        """The generation so far decided; RequestError while it still runs, its own error if it could not go on."""
         if not self._request.is_finished:
             raise RequestError("the generation still runs", hint="Take all pieces, or close the stream.")
         return self._request.result()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..errors import Error
 from ..runtime import SamplerConfig, StepOutput
 from ..runtime import Sequence as KVSequence
 from .pages import PageNode
@@ -61,7 +62,8 @@ class Generation:
 class Request:
     """A prompt, its tokens so far, and its place in the KV cache (none while waiting or preempted).
 
-    token_ids: prompt, then output. pages: of the KV cache, the first ones shared (``shared``).
+    token_ids: prompt, then output. pages: of the KV cache, the first ones shared (``shared``). error: why the
+    request could not go on.
     """
 
     def __init__(self, prompt_ids: Sequence[int], params: SamplingParams, *, end_ids: frozenset[int],
@@ -74,6 +76,7 @@ class Request:
         self.shared: list[PageNode] = []
         self.pages: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.error: Error | None = None
         self._end_ids = end_ids
         room = context_length - self.num_prompt_tokens
         self._max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -132,6 +135,11 @@ class Request:
             self._pieces.append(self._matcher.flush())
         self.finish_reason = reason
 
+    def fail(self, error: Error) -> None:
+        """End the generation for a reason that is not its own; ``result`` raises it."""
+        self.error = error
+        self.finish("abort")
+
     def take_text(self) -> str:
         """The text that has come since the last call."""
         fresh = "".join(self._pieces[self._num_taken:])
@@ -139,7 +147,9 @@ class Request:
         return fresh
 
     def result(self) -> Generation:
-        """The finished generation."""
+        """The finished generation. Raises the error of one that could not go on."""
+        if self.error is not None:
+            raise self.error
         assert self.finish_reason is not None
         prefill_s = max(self._first_token_at - self._started_at, 0.0)
         return Generation(

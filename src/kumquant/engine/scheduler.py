@@ -72,6 +72,11 @@ class Scheduler:
         elif request in self._waiting:
             self._waiting.remove(request)
 
+    def discard(self, request: Request) -> None:
+        """Forget a running request and what its own pages hold: a step of it failed."""
+        self._release(request, keep=False)
+        self._running.remove(request)
+
     def abandon(self, request: Request) -> None:
         """``remove``, but at the next occasion: safe at any moment, even in the middle of a step."""
         self._abandoned.append(request)
@@ -145,8 +150,8 @@ class Scheduler:
         self._running.remove(request)
         self._waiting.appendleft(request)
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: Request, *, keep: bool = True) -> None:
         assert request.sequence is not None
-        computed = request.token_ids[:request.sequence.length]
+        computed = request.token_ids[:request.sequence.length] if keep else ()
         self._store.release(request.shared, request.pages, computed)
         request.sequence, request.shared, request.pages = None, [], []

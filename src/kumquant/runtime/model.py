@@ -159,9 +159,9 @@ class Model:
     def step(self, pool: PagePool, inputs: SequenceOf[StepInput]) -> list[StepOutput]:
         """Runs all inputs in one native call. Every sequence appears once and has at least one new token.
 
-        Raises CapacityError when a sequence lacks pages, RequestError for a token outside the vocabulary and for
-        logits of an encoder, and in a process that was forked from the one that loaded the model: its threads are not
-        there.
+        Raises CapacityError when a sequence lacks pages or the system memory, RequestError for a token outside the
+        vocabulary and for logits of an encoder, and in a process that was forked from the one that loaded the model:
+        its threads are not there. After an error the sequences may have advanced in part: close or rewind them.
         """
         if os.getpid() != self._process:
             raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
@@ -187,6 +187,10 @@ class Model:
             choices, logits = self.native.step(pool.native, sequences, token_ids, outputs, pool.activations == "int8")
         except (IndexError, ValueError) as error:
             raise RequestError(str(error), where="token ids") from None
+        except MemoryError:
+            raise CapacityError("the system has no memory for a step of this size",
+                                found=f"{sum(map(len, token_ids))} tokens of {len(token_ids)} sequences",
+                                hint="Run fewer or shorter sequences at once.") from None
         except RuntimeError as error:
             raise TensorCacheError(str(error), hint="The cache was changed while it was open. Open it again.") from None
         if logits is None:
