@@ -1,4 +1,5 @@
-"""Checkpoints that PEFT, compressed-tensors and AutoRound themselves wrote (make_sources.py)."""
+"""Checkpoints that others wrote: PEFT, compressed-tensors and AutoRound (make_sources.py), GPTQModel
+(make_gptqmodel_sources.py)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import pytest
 
 from kumquant.checkpoint import open_checkpoint
 from kumquant.convert import convert
+from kumquant.errors import UnsupportedError
 from kumquant.models import TensorCache
 
 SOURCES = Path(__file__).parent / "sources"
@@ -55,7 +57,25 @@ def test_auto_round(folder):
         assert checkpoint.tensors[name].stored_as.endswith("group 32, symmetric")
 
 
-@pytest.mark.parametrize("folder", ["compressed-tensors", "auto-round", "auto-round-gptq", "auto-round-awq"])
+@pytest.mark.parametrize("folder", ["gptqmodel", "gptqmodel-v2", "gptqmodel-asymmetric"])
+def test_gptqmodel_says_what_its_own_layers_say(folder):
+    """They round their products to float16; ours are exact until then."""
+    checkpoint = open_checkpoint(SOURCES / folder)
+    hashes = json.loads((SOURCES / folder / "hashes.json").read_text())
+    assert len(hashes) == LINEARS
+    for name, expected in hashes.items():
+        values = np.ascontiguousarray(checkpoint.read(name).astype(np.float16))
+        assert hashlib.sha256(values.tobytes()).hexdigest() == expected, name
+
+
+def test_the_order_of_activations_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match="desc_act"):
+        convert(SOURCES / "gptqmodel-desc-act", tmp_path / "out", "q4f16_1")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["compressed-tensors", "auto-round", "auto-round-gptq", "auto-round-awq",
+                                    "gptqmodel", "gptqmodel-v2"])
 def test_they_go_into_q4f16_1_without_loss(tmp_path, folder):
     report = convert(SOURCES / folder, tmp_path / "out", "q4f16_1")
     kept = [use for use in report.routes if "codes kept" in use.route]

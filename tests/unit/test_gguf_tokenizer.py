@@ -85,7 +85,9 @@ def test_no_tokenizer_no_files() -> None:
 
 @pytest.mark.parametrize(("changes", "error", "message"), [
     ({"tokenizer.ggml.model": "t5"}, UnsupportedError, "kind of tokenizer"),
+    ({"tokenizer.ggml.model": ["gpt2"]}, UnsupportedError, "kind of tokenizer"),
     ({"tokenizer.ggml.pre": "klingon"}, UnsupportedError, "cutting words"),
+    ({"tokenizer.ggml.pre": [1]}, UnsupportedError, "cutting words"),
     ({"tokenizer.ggml.tokens": []}, CheckpointError, "no tokens"),
     ({"tokenizer.ggml.tokens": [1, 2]}, CheckpointError, "no list of strings"),
     ({"tokenizer.ggml.token_type": [1]}, CheckpointError, "does not fit"),

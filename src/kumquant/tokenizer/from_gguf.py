@@ -1,6 +1,7 @@
 """A tokenizer.json rebuilt from a GGUF file's metadata: what llama.cpp does, in the ``tokenizers`` library's words.
 
-Source: llama.cpp, src/llama-vocab.cpp; tests/conformance/test_gguf_tokenizers.py compares the two.
+Source: llama.cpp, src/llama-vocab.cpp; tests/conformance/compare_gguf_tokenizers.py and test_gguf_llama_cpp.py compare
+the two.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def tokenizer_files_from_gguf(metadata: Mapping[str, Any], where: str) -> dict[s
     kind = metadata.get(f"{_PREFIX}model")
     if kind in (None, "no_vocab", "none"):
         return {}
-    if kind not in _BUILDERS:
+    if not isinstance(kind, str) or kind not in _BUILDERS:
         raise UnsupportedError("a kind of tokenizer that is not known", where=f"{where}: {_PREFIX}model",
                                found=repr(kind)[:80], expected=", ".join(_BUILDERS))
     vocabulary = _read(metadata, where)
@@ -142,7 +143,7 @@ def _byte_level(vocabulary: _Vocabulary) -> dict[str, Any]:
 
 def _pre_tokenizer(vocabulary: _Vocabulary) -> PreTokenizer:
     name = vocabulary.values.get(f"{_PREFIX}pre") or "default"
-    if name not in PRE_TOKENIZERS:
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         raise UnsupportedError("a way of cutting words that is not known", where=f"{vocabulary.where}: {_PREFIX}pre",
                                found=repr(name)[:80], expected=", ".join(PRE_TOKENIZERS))
     return PRE_TOKENIZERS.get(name, DEFAULT)
