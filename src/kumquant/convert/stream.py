@@ -10,12 +10,13 @@ cache again.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
+from threading import Lock
 
 import numpy as np
 
@@ -139,10 +140,15 @@ class Converter:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self._columns_read: Counter[str] = Counter()  # of transposed sources
+        self._lock = Lock()
 
     def prefetch(self, block: Block) -> None:
         """Ask for the block's pages before a thread is free to work on it."""
-        self._checkpoint.prefetch(block.name, *self._byte_range(block))
+        if block.transposed:  # every strip lies in all pages
+            self._checkpoint.prefetch(block.name)
+        else:
+            self._checkpoint.prefetch(block.name, *self._byte_range(block))
 
     def convert(self, block: Block, job: Job) -> ConvertedBlock:
         """Cast, or cast and quantize, one block; its source pages are released."""
@@ -160,7 +166,7 @@ class Converter:
             values = self._read(block, job.planned.tensor)
             arrays = new_outputs(len(values), block.width, scheme)
             job.target.quantizer(values, scheme, *arrays)
-        self._checkpoint.release(block.name, *self._byte_range(block))
+        self._release(block)
         return ConvertedBlock(arrays, block.nbytes, _is_finite(arrays[-1]))
 
     def _read(self, block: Block, tensor: CacheTensor) -> np.ndarray:
@@ -169,10 +175,17 @@ class Converter:
         values = self._checkpoint.read_rows(block.name, block.width, block.begin, block.end)
         return values + values.dtype.type(1) if tensor.plus_one else values
 
+    def _release(self, block: Block) -> None:
+        if not block.transposed:
+            self._checkpoint.release(block.name, *self._byte_range(block))
+            return
+        with self._lock:  # the pages stay until the last strip has been read, whichever that is
+            self._columns_read[block.name] += block.end - block.begin
+            is_last = self._columns_read[block.name] % self._checkpoint.tensors[block.name].shape[1] == 0
+        if is_last:
+            self._checkpoint.release(block.name)
+
     def _byte_range(self, block: Block) -> tuple[int, int]:
-        if block.transposed:  # every strip lies in all pages: they stay until the last one has been read
-            info = self._checkpoint.tensors[block.name]
-            return 0, info.nbytes if block.end == info.shape[1] else 0
         info = self._checkpoint.tensors[block.name]
         rows = info.num_values // block.width
         return _up_to(block.begin, rows, info), _up_to(block.end, rows, info)
