@@ -35,7 +35,8 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_fre
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1 + n / 10 for n in range(8)],
         "long_factor": [1.5 + n for n in range(8)], "original_max_position_embeddings": 32}
-PHI3 = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sliding_window": None}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+PHI3 = {**SPECIAL, "sliding_window": None}
 GEMMA = {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> transformers' class, its arguments
@@ -49,6 +50,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> transformers' class
     "phi3 longrope": ("Phi3Config", {**SIZES, **PHI3, "original_max_position_embeddings": 32, "rope_parameters": LONG}),
     "gpt2": ("GPT2Config", {"vocab_size": 272, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256,
                             "n_ctx": 256}),
+    "gemma": ("GemmaConfig", {**SIZES, "head_dim": 16}),
+    "granite": ("GraniteConfig", {**SIZES, "embedding_multiplier": 6.0, "residual_multiplier": 0.5,
+                                  "attention_multiplier": 0.2, "logits_scaling": 3.0}),
+    "smollm3": ("SmolLM3Config", {**SIZES, "num_hidden_layers": 5, **SPECIAL}),
+    "olmo2": ("Olmo2Config", SIZES),
+    "starcoder2": ("Starcoder2Config", SIZES),
+    "stablelm": ("StableLmConfig", {**SIZES, "use_qkv_bias": True, "partial_rotary_factor": 0.25}),
+    "phi": ("PhiConfig", {**SIZES, "num_key_value_heads": 4, "intermediate_size": 256, "partial_rotary_factor": 0.5}),
 }
 HEADINGS = ("model", "F16 in", "Q4_0 in", "same bytes out", "llama.cpp F32", "llama.cpp Q4_0", "llama.cpp F16")
 EXPLAINED = """
@@ -62,6 +71,7 @@ llama.cpp Q4_0, F16: against llama.cpp on the exports of q4f16_1 and q0f16 as th
 """
 TOKENS = [5 * n % 270 + 1 for n in range(40)]
 CONTEXT = 64
+PAIRED = ("llama", "granite", "smollm3")  # whose queries and keys llama.cpp turns in neighboring pairs
 POSITIONS = "position_embd.weight"
 
 
@@ -110,7 +120,7 @@ def dequantize_into(model: Any, path: Path, cache: kumquant.TensorCache) -> None
         found[POSITIONS] = torch.from_numpy(cache.dequantize("transformer.wpe.weight"))
     for name, parameter in model.named_parameters():
         values = found[names.get_name(name, try_suffixes=(".weight", ".bias"))]
-        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if architecture in PAIRED and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = model.config.num_attention_heads if "q_proj" in name else model.config.num_key_value_heads
             values = values.reshape(heads, -1, 2, values.shape[-1]).swapaxes(1, 2).reshape(values.shape)
         elif architecture == "gpt2" and values.ndim == 2 and ".h." in name:

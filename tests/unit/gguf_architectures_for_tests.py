@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gguf_for_tests import FFN, HIDDEN, LLAMA, VOCAB, llama_shapes, metadata_of
@@ -62,6 +63,19 @@ def qwen_shapes(architecture: str) -> Shapes:
     return shapes
 
 
+def changed(shapes: Shapes, drop: tuple[str, ...] = (), biases: tuple[str, ...] = (),
+            add: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
+    """``shapes`` without some modules of each layer, with the biases of others and with vectors of their own."""
+    module = {name: name.removesuffix(".weight").rpartition(".")[2] for name in shapes}
+    kept = {name: shape for name, shape in shapes.items() if module[name] not in drop}
+    kept |= {f"{name.removesuffix('weight')}bias": shape[:1] for name, shape in kept.items() if module[name] in biases}
+    return kept | {f"blk.{layer}.{name}.weight": shape for name, shape in (add or {}).items() for layer in range(2)}
+
+
+_NORMS = ("attn_norm", "ffn_norm", "output_norm")
+_LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")
+_LAYER_NORM: dict[str, Any] = {"attention__layer_norm_rms_epsilon": None, "attention__layer_norm_epsilon": 1e-5}
+
 GPT2 = metadata_of("gpt2", attention__layer_norm_rms_epsilon=None, attention__layer_norm_epsilon=1e-5,
                    attention__head_count_kv=None, rope__freq_base=None, rope__dimension_count=None)
 _GEMMA: dict[str, Any] = {"attention__key_length": HEAD_DIM, "attention__value_length": HEAD_DIM,
@@ -87,4 +101,15 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], Shapes]] = {
     "phi3 longrope": (metadata_of("phi3", rope__scaling__original_context_length=16, rope__scaling__attn_factor=1.25),
                       phi3_shapes()),
     "gpt2": (GPT2, gpt2_shapes()),
+    "gemma": (metadata_of("gemma", attention__key_length=HEAD_DIM), llama_shapes(tied=True)),
+    "granite": (metadata_of("granite", attention__scale=0.2, logit_scale=3.0, residual_scale=0.5, embedding_scale=6.0),
+                llama_shapes()),
+    "smollm3": (metadata_of("smollm3"), llama_shapes(tied=True)),
+    "olmo2": (metadata_of("olmo2"), changed(llama_shapes(), ("attn_norm", "ffn_norm"), add={
+        "attn_q_norm": (HIDDEN,), "attn_k_norm": (32,), "post_attention_norm": (HIDDEN,), "post_ffw_norm": (HIDDEN,)})),
+    "starcoder2": (metadata_of("starcoder2", **_LAYER_NORM),
+                   changed(llama_shapes(), ("ffn_gate",), (*_NORMS, *_LINEARS))),
+    "stablelm": (metadata_of("stablelm", **_LAYER_NORM, rope__dimension_count=4), changed(llama_shapes(), (), _NORMS)),
+    "phi2": (metadata_of("phi2", **_LAYER_NORM, rope__dimension_count=8),
+             changed(llama_shapes(), ("ffn_gate", "ffn_norm"), (*_NORMS, *_LINEARS, "output"))),
 }

@@ -34,6 +34,9 @@ def write_gguf_model(cache: TensorCache, path: Path, warnings: list[str], progre
     architecture, family = architecture_of(cache.family.model_type)
     sources = sources_of(cache)
     planned = [_planned(cache, source, family) for source in sources]
+    if family.needs_head and all(tensor.name != "output.weight" for tensor in planned):
+        raise UnsupportedError("llama.cpp wants a head of its own for this family, and the model has none",
+                               where=cache.family.model_type, hint="Export it to safetensors.")
     divisors = rope_divisors(architecture, cache.spec.rope)
     extra = [PlannedTensor(GGUF_ROPE_DIVISORS[key], "F32", row.shape) for key, row in divisors.items()]
     metadata = model_metadata(architecture, cache.config, cache.spec, cache.folder.resolve().name,

@@ -26,8 +26,8 @@ _SAME_AS = {"mistral": "llama", "gemma3": "gemma3_text"}
 _QUANTIZATION_VERSION = 2
 
 # Architectures that llama.cpp gives one set of divisors, or one for short and one for long texts.
-_WITH_DIVISORS = frozenset(("llama",))
-_WITH_TWO_SETS = frozenset(("llama", "phi3"))
+_WITH_DIVISORS = frozenset(("llama", "granite"))
+_WITH_TWO_SETS = frozenset(("llama", "granite", "phi3"))
 
 # What a forward pass may have differently without computing differently, or is compared in a way of its own.
 _NAMES = frozenset(("model_type", "tensors", "context_length", "sliding_window", "rope", "local_rope", "layer_rope"))
@@ -136,6 +136,9 @@ def _gemma3_keys(spec: DecoderSpec) -> dict[str, Any]:
 # Architecture -> the keys that it has beside those of all.
 _OWN_KEYS: Mapping[str, Callable[[DecoderSpec], dict[str, Any]]] = {
     "gemma2": _gemma2_keys, "gemma3": _gemma3_keys,
+    "granite": lambda spec: {
+        "attention.scale": float(spec.attention_scale), "embedding_scale": float(spec.embed_scale),
+        "logit_scale": 1.0 / spec.logit_scale, "residual_scale": float(spec.residual_scale)},
     "phi3": lambda spec: {"attention.sliding_window": max(spec.sliding_window)},
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UnsupportedError
-from .family_configs import gemma2, gemma3, gpt2, phi3
+from .family_configs import gemma, gemma2, gemma3, gpt2, granite, phi, phi3, smollm3, stablelm, starcoder2
 from .metadata import Metadata
 from .rope import rope_scaling
 
@@ -41,8 +41,9 @@ class GgufFamily:
     top, block: GGUF's name of a module -> Hugging Face's ("blk.3.attn_q.weight" is block "attn_q" in layer 3).
     rotated_heads: modules whose rows llama.cpp keeps in pairs for its rope -> the metadata key of their head count.
     norms_plus_one: the norms' weights are stored with 1 added. transposed: modules whose matrices Hugging Face has the
-    other way round. bias_keys: config key -> module whose bias it stands for. understands: keys of ``_NEUTRAL`` that
-    ``refine`` turns into config keys. refine: the config as this family has it, from the one that all have in common.
+    other way round. bias_keys: config key -> module whose bias it stands for. needs_head: llama.cpp does not take the
+    embedding for the head. understands: keys of ``_NEUTRAL`` that ``refine`` turns into config keys. refine: the config
+    as this family has it, from the one that all have in common.
     """
 
     model_type: str
@@ -54,6 +55,7 @@ class GgufFamily:
     norms_plus_one: bool = False
     transposed: frozenset[str] = frozenset()
     bias_keys: Mapping[str, str] = field(default_factory=dict)
+    needs_head: bool = False
     understands: frozenset[str] = frozenset()
     refine: Callable[[Metadata, dict[str, Any]], dict[str, Any]] = lambda metadata, config: config
 
@@ -132,21 +134,28 @@ def _key_of(names: Mapping[str, str], value: str) -> str | None:
 
 _GEMMA_BLOCK = {**_LLAMA_BLOCK, "post_attention_norm": "post_attention_layernorm",
                 "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+_OLMO2_BLOCK = {
+    **{key: name for key, name in _LLAMA_BLOCK.items() if not key.endswith("norm")},
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
+}
 _GEMMA_KEYS = frozenset(("attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"))
 _GPT2_BLOCK = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
                "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+_PHI_BLOCK = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+              "attn_v": "self_attn.v_proj", "attn_output": "self_attn.dense", "ffn_up": "mlp.fc1",
+              "ffn_down": "mlp.fc2"}
+_ROTATED_HEADS = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
+_LLAMA_BIASES = {"attention_bias": "attn_q", "mlp_bias": "ffn_gate"}
 _QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 # llama.cpp's architecture -> family. Mistral's models call themselves "llama" there.
 FAMILIES: dict[str, GgufFamily] = {
-    "llama": GgufFamily(
-        "llama", "LlamaForCausalLM",
-        rotated_heads={"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"},
-        bias_keys={"attention_bias": "attn_q", "mlp_bias": "ffn_gate"},
-    ),
+    "llama": GgufFamily("llama", "LlamaForCausalLM", rotated_heads=_ROTATED_HEADS, bias_keys=_LLAMA_BIASES),
     "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM"),
     "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM", block={**_LLAMA_BLOCK, **_QK_NORMS},
                         bias_keys={"attention_bias": "attn_q"}),
+    "gemma": GgufFamily("gemma", "GemmaForCausalLM", norms_plus_one=True, refine=gemma),
     "gemma2": GgufFamily("gemma2", "Gemma2ForCausalLM", block=_GEMMA_BLOCK, norms_plus_one=True,
                          understands=_GEMMA_KEYS, refine=gemma2),
     "gemma3": GgufFamily("gemma3_text", "Gemma3ForCausalLM", block={**_GEMMA_BLOCK, **_QK_NORMS}, norms_plus_one=True,
@@ -161,6 +170,21 @@ FAMILIES: dict[str, GgufFamily] = {
         top={"token_embd": "wte", "position_embd": "wpe", "output_norm": "ln_f"},
         transposed=frozenset(("attn_qkv", "attn_output", "ffn_up", "ffn_down")),
     ),
+    "granite": GgufFamily(
+        "granite", "GraniteForCausalLM", rotated_heads=_ROTATED_HEADS, bias_keys=_LLAMA_BIASES, refine=granite,
+        understands=frozenset(("attention.scale", "embedding_scale", "logit_scale", "residual_scale")),
+    ),
+    "smollm3": GgufFamily("smollm3", "SmolLM3ForCausalLM", rotated_heads=_ROTATED_HEADS, refine=smollm3),
+    "olmo2": GgufFamily("olmo2", "Olmo2ForCausalLM", block=_OLMO2_BLOCK, needs_head=True),
+    "starcoder2": GgufFamily(
+        "starcoder2", "Starcoder2ForCausalLM", refine=starcoder2, bias_keys={"use_bias": "attn_q"},
+        block={**{key: name for key, name in _LLAMA_BLOCK.items() if key != "ffn_gate"},
+               "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+    ),
+    "stablelm": GgufFamily("stablelm", "StableLmForCausalLM", refine=stablelm, bias_keys={"use_qkv_bias": "attn_q"},
+                           needs_head=True),
+    "phi2": GgufFamily("phi", "PhiForCausalLM", block=_PHI_BLOCK, refine=phi, needs_head=True,
+                       top={**_LLAMA_TOP, "output_norm": "model.final_layernorm"}),
 }
 
 

@@ -13,12 +13,17 @@ Config = dict[str, Any]
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 
 
+def gemma(metadata: Metadata, config: Config) -> Config:
+    del config["hidden_act"]
+    return config | {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+
+
 def gemma2(metadata: Metadata, config: Config) -> Config:
     base = metadata.number("rope.freq_base", 10000.0)
     if metadata.number("rope.freq_base_swa", base) != base:
         raise UnsupportedError("this family has one rope for all layers", where=metadata.where,
                                found=f"bases {base} and {metadata.number('rope.freq_base_swa')}")
-    return _gemma(metadata, config) | _windows(metadata, config, 2) | {
+    return _scaled_gemma(metadata, config) | _windows(metadata, config, 2) | {
         "sliding_window": metadata.count("attention.sliding_window", 4096),
         "attn_logit_softcapping": metadata.number("attn_logit_softcapping", 50.0),
         "final_logit_softcapping": metadata.number("final_logit_softcapping", 30.0)}
@@ -32,16 +37,14 @@ def gemma3(metadata: Metadata, config: Config) -> Config:
         windows = _windows(metadata, config, 6) | {"sliding_window": metadata.count("attention.sliding_window")}
     else:
         windows = {"layer_types": ["full_attention"] * config["num_hidden_layers"]}
-    return _gemma(metadata, config) | cap | windows | {
+    return _scaled_gemma(metadata, config) | cap | windows | {
         "rope_local_base_freq": metadata.number("rope.freq_base_swa", 10000.0)}
 
 
-def _gemma(metadata: Metadata, config: Config) -> Config:
+def _scaled_gemma(metadata: Metadata, config: Config) -> Config:
     is_largest = config["num_hidden_layers"] == _LARGEST_GEMMA[metadata.architecture]
     scale = config["hidden_size"] // config["num_attention_heads"] if is_largest else config["head_dim"]
-    config |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": scale, "tie_word_embeddings": True}
-    del config["hidden_act"]
-    return config
+    return gemma(metadata, config) | {"query_pre_attn_scalar": scale}
 
 
 def _windows(metadata: Metadata, config: Config, period: int) -> Config:
@@ -63,3 +66,38 @@ def gpt2(metadata: Metadata, config: Config) -> Config:
             "n_head": config["num_attention_heads"], "n_inner": config["intermediate_size"],
             "n_positions": config["max_position_embeddings"], "layer_norm_epsilon": config["rms_norm_eps"],
             "vocab_size": config["vocab_size"], "tie_word_embeddings": True, "torch_dtype": config["torch_dtype"]}
+
+
+def granite(metadata: Metadata, config: Config) -> Config:
+    """llama.cpp turns the rope off with a key that says something else elsewhere."""
+    if metadata.values.get(f"{metadata.architecture}.rope.scaling.finetuned", True) is not True:
+        raise UnsupportedError("a Granite model without positions", where=metadata.where)
+
+    def factor(key: str, default: float) -> float:
+        return metadata.number(key, default) if metadata.values.get(f"{metadata.architecture}.{key}") else default
+
+    return config | {
+        "attention_multiplier": factor("attention.scale", config["head_dim"] ** -0.5),
+        "embedding_multiplier": factor("embedding_scale", 1.0), "logits_scaling": factor("logit_scale", 1.0),
+        "residual_multiplier": factor("residual_scale", 1.0)}
+
+
+def smollm3(metadata: Metadata, config: Config) -> Config:
+    return config | {"no_rope_layer_interval": 4}
+
+
+def starcoder2(metadata: Metadata, config: Config) -> Config:
+    return _with_layer_norms(config, "norm_epsilon") | {"hidden_act": "gelu_pytorch_tanh", "sliding_window": None}
+
+
+def stablelm(metadata: Metadata, config: Config) -> Config:
+    return {"partial_rotary_factor": 1.0} | _with_layer_norms(config, "layer_norm_eps")
+
+
+def phi(metadata: Metadata, config: Config) -> Config:
+    return {"partial_rotary_factor": 1.0} | _with_layer_norms(config, "layer_norm_eps") | {"hidden_act": "gelu_new"}
+
+
+def _with_layer_norms(config: Config, key: str) -> Config:
+    """The epsilon under the family's own key."""
+    return {key if name == "rms_norm_eps" else name: value for name, value in config.items()}
