@@ -26,6 +26,10 @@ nb::object array(std::vector<T> values, std::initializer_list<size_t> shape) {
   return nb::cast(nb::ndarray<nb::numpy, T>(data->data(), shape.size(), shape.begin(), owner));
 }
 
+void require(bool fits, const char* what) {
+  if (!fits) throw std::invalid_argument(what);
+}
+
 struct Packed {
   Arena arena;
   ThreadPool pool{1};
@@ -36,6 +40,10 @@ struct Packed {
 std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& scales, const std::optional<Bytes>& zeros,
                                const std::string& dtype, int rows, int inputs, bool gated, int bits, int group,
                                const Kernels& kernels) {
+  require(rows > 0 && inputs > 0 && (!gated || rows % 2 == 0), "rows and inputs must be positive, rows of a gated matrix even");
+  require(bits == 3 || bits == 4 || bits == 8, "codes have 3, 4 or 8 bits");
+  require(group >= 8 && group % (32 / bits) == 0, "a group fills whole words");
+  require(!zeros || rows % 8 == 0, "zero points come for eight rows at a time");
   auto p = std::make_unique<Packed>();
   const Number number = number_named(dtype);
   if (scales) {
@@ -62,6 +70,8 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
   auto p = packed(codes, scales, zeros, dtype, rows, inputs, gated, bits, group, kernels);
   const size_t groups = p->panels.groups, padded = p->panels.padded_inputs();
   const int out_rows = gated ? rows / 2 : rows;
+  require(columns > 0, "no columns");
+  require(!bias || bias->size() == (size_t)rows, "bias has the wrong shape");
   std::vector<float> y((size_t)columns * out_rows, 0.0f);
   if (start) {
     if (start->size() != y.size()) throw std::invalid_argument("start has the wrong shape");
@@ -94,6 +104,7 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
 // One column: codes (padded inputs) int8, scales (groups), sums of codes (groups).
 nb::tuple quantize(const std::string& isa, Floats x, int group) {
   const Kernels& kernels = choose_kernels(isa);
+  require(group > 0 && group % 8 == 0 && group <= 1024 && x.size() > 0, "groups hold 8 to 1024 values in eights, and x has some");
   const int inputs = (int)x.size();
   const size_t groups = (size_t)((inputs + group - 1) / group + 1) / 2 * 2;
   std::vector<int8_t> q(groups * group);
@@ -108,6 +119,11 @@ nb::object attend(const std::string& isa, Matrix q, Matrix k, Matrix v, const st
                   const std::string& dtype, float cap) {
   const Kernels& kernels = choose_kernels(isa);
   const int rows = (int)q.shape(0), dim = (int)q.shape(1), tokens = (int)k.shape(0);
+  require(rows > 0 && dim > 0 && tokens > 0 && k.shape(1) == q.shape(1), "q and k have the wrong shape");
+  require(v.shape(0) == k.shape(0) && v.shape(1) == k.shape(1), "v has the wrong shape");
+  require(first.size() == (size_t)rows && last.size() == (size_t)rows, "first and last have one entry for each row of q");
+  for (int r = 0; r < rows; r++)
+    require(0 <= first[r] && first[r] <= last[r] && last[r] < tokens, "a row sees tokens that are not there");
   DecoderSpec spec;
   spec.num_layers = spec.num_kv_heads = 1;
   spec.head_dim = dim;
@@ -135,12 +151,14 @@ void bind_kernels(nb::module_& m) {
   k.def("attend", &attend, nb::arg("isa"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"),
         nb::arg("cap") = 0.0f);
   k.def("rms_norm", [](const std::string& isa, Floats x, Floats weight, float eps) {
+    require(weight.size() == x.size(), "weight has the wrong shape");
     std::vector<float> y(x.size());
     choose_kernels(isa).rms_norm(x.data(), weight.data(), y.data(), (int)x.size(), eps);
     size_t n = y.size();
     return array(std::move(y), {n});
   });
   k.def("layer_norm", [](const std::string& isa, Floats x, Floats weight, std::optional<Floats> bias, float eps) {
+    require(weight.size() == x.size() && (!bias || bias->size() == x.size()), "weight or bias has the wrong shape");
     std::vector<float> y(x.size());
     choose_kernels(isa).layer_norm(x.data(), weight.data(), bias ? bias->data() : nullptr, y.data(), (int)x.size(), eps);
     size_t n = y.size();
@@ -153,16 +171,21 @@ void bind_kernels(nb::module_& m) {
     return array(std::move(y), {n});
   });
   k.def("rope", [](const std::string& isa, Floats x, Floats cos, Floats sin, bool interleaved) {
+    require(cos.size() == sin.size() && x.size() == 2 * cos.size(), "cosines and sines are half as many as values");
     std::vector<float> y(x.data(), x.data() + x.size());
     choose_kernels(isa).rope(y.data(), (int)(x.size() / 2), cos.data(), sin.data(), interleaved);
     size_t n = y.size();
     return array(std::move(y), {n});
   }, nb::arg("isa"), nb::arg("x"), nb::arg("cos"), nb::arg("sin"), nb::arg("interleaved") = false);
-  k.def("argmax", [](const std::string& isa, Floats x) { return choose_kernels(isa).argmax(x.data(), (int)x.size()); });
+  k.def("argmax", [](const std::string& isa, Floats x) {
+    require(x.size() > 0, "nothing to choose from");
+    return choose_kernels(isa).argmax(x.data(), (int)x.size());
+  });
   k.def("exp_sum", [](const std::string& isa, Floats x, float shift, float inverse_temperature) {
     std::vector<float> e(x.size());
     double sum = choose_kernels(isa).exp_sum(x.data(), (int)x.size(), shift, inverse_temperature, e.data());
     size_t n = e.size();
     return nb::make_tuple(sum, array(std::move(e), {n}));
   });
+  k.def("late_growths", &Scratch::late_growths, "Buffers that grew inside a job of a thread pool, where none may.");
 }

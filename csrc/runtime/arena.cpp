@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
@@ -55,10 +56,21 @@ void Arena::note_layout(uint64_t fact) {  // FNV-1a
   for (int i = 0; i < 8; i++) layout_ = (layout_ ^ (fact >> (8 * i) & 255)) * 0x100000001B3;
 }
 
+namespace {
+// Not thread-local: a library's thread-local data is itself allocated at first use, which ends the process when it fails.
+std::atomic<int> jobs{0};
+std::atomic<long> late_growths_count{0};
+}  // namespace
+
+Scratch::NoGrowth::NoGrowth() { jobs.fetch_add(1); }
+Scratch::NoGrowth::~NoGrowth() { jobs.fetch_sub(1); }
+long Scratch::late_growths() { return late_growths_count.load(); }
+
 Scratch::~Scratch() { std::free(data_); }
 
 void* Scratch::reserve(size_t bytes) {
   if (bytes > size_) {
+    if (jobs.load(std::memory_order_relaxed)) late_growths_count.fetch_add(1);
     std::free(data_);
     size_ = (bytes + bytes / 4 + 63) / 64 * 64;
     data_ = std::aligned_alloc(64, size_);

@@ -45,8 +45,17 @@ class Arena {
 };
 
 // A growing scratch buffer whose contents do not survive growth.
+//
+// Inside a job of the thread pool none may grow: a thread that finds no memory there would leave the others waiting at a
+// barrier. Those that grow while a NoGrowth lives are counted (a test wants none).
 class Scratch {
  public:
+  struct NoGrowth {
+    NoGrowth();
+    ~NoGrowth();
+  };
+  static long late_growths();
+
   Scratch() = default;
   ~Scratch();
   Scratch(const Scratch&) = delete;

@@ -9,36 +9,42 @@
 namespace kq {
 
 // The experts of one column: softmax over all, the likeliest (the lower index among equals), ordered by index.
-void Model::route(StepState& s, int column) {
+void Model::route(int thread, StepState& s, int column) {
   const ExpertSpec& e = spec_.experts;
   const float* logits = s.router + (size_t)column * e.count;
-  std::vector<float> p(e.count);
+  float* p = thread_states_[thread]->expert_chances.get<float>(e.count);
   const float top = logits[kernels_.argmax(logits, e.count)];
-  const double sum = kernels_.exp_sum(logits, e.count, top, 1.0f, p.data());
-  std::vector<int> order(e.count);
+  const double sum = kernels_.exp_sum(logits, e.count, top, 1.0f, p);
+  int* order = thread_states_[thread]->expert_order.get<int>(e.count);
   for (int i = 0; i < e.count; i++) order[i] = i;
-  std::partial_sort(order.begin(), order.begin() + e.per_token, order.end(),
+  std::partial_sort(order, order + e.per_token, order + e.count,
                     [&](int a, int b) { return p[a] != p[b] ? p[a] > p[b] : a < b; });
   double total = sum;
   if (e.normalize) {
     total = 0.0;
     for (int i = 0; i < e.per_token; i++) total += (double)p[order[i]];
   }
-  std::sort(order.begin(), order.begin() + e.per_token);
+  std::sort(order, order + e.per_token);
   for (int i = 0; i < e.per_token; i++)
     s.routing.chosen[(size_t)column * e.per_token + i] = {order[i], 0, (float)((double)p[order[i]] / total)};
 }
 
+// Panels of an expert that one thread multiplies at a time; gated panels come in pairs.
+int Model::panels_per_work(const Linear& expert) const {
+  return (std::max(2, expert.panels.num_panels / (2 * pool_.size())) + 1) / 2 * 2;
+}
+
+// Fills what size_buffers() has made room for.
 void Model::group_by_expert(StepState& s) {
   const ExpertSpec& e = spec_.experts;
   Routing& r = s.routing;
   r.first.assign(e.count + 1, 0);
   for (const Routing::Choice& c : r.chosen) r.first[c.expert + 1]++;
   for (int i = 0; i < e.count; i++) r.first[i + 1] += r.first[i];
-  std::vector<int> next(r.first.begin(), r.first.end() - 1);
+  r.next.assign(r.first.begin(), r.first.end() - 1);
   for (size_t i = 0; i < r.chosen.size(); i++) {
     Routing::Choice& c = r.chosen[i];
-    c.slot = next[c.expert]++;
+    c.slot = r.next[c.expert]++;
     r.column_of[c.slot] = (int)(i / e.per_token);
     r.expert_of[c.slot] = c.expert;
   }
@@ -46,7 +52,7 @@ void Model::group_by_expert(StepState& s) {
     work.clear();
     for (int i = 0; i < e.count; i++) {
       if (r.first[i] == r.first[i + 1]) continue;
-      const int panels = linears[i].panels.num_panels, chunk = (std::max(2, panels / (2 * pool_.size())) + 1) / 2 * 2;
+      const int panels = linears[i].panels.num_panels, chunk = panels_per_work(linears[i]);
       for (int begin = 0; begin < panels; begin += chunk) work.push_back({i, begin, std::min(panels, begin + chunk)});
     }
   };
@@ -62,7 +68,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
   int begin, end;
   product(thread, l.router, s.columns, s.int8, s.x, hidden, &l.mlp_norm, output(l.router, s.router, e.count, e.count, Epilogue::store),
           claims);
-  each_column(s, claims[2], [&](int c) { route(s, c); });
+  each_column(s, claims[2], [&](int c) { route(thread, s, c); });
   if (thread == 0) group_by_expert(s);
   pool_.barrier();
 
@@ -112,7 +118,8 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
               claims + 11);
   }
   each_column(s, claims[13], [&](int c) {
-    std::vector<float> sum(hidden, 0.0f);
+    float* sum = thread_states_[thread]->norm.get<float>(hidden);
+    std::fill(sum, sum + hidden, 0.0f);
     for (int i = 0; i < e.per_token; i++) {
       const Routing::Choice& choice = r.chosen[(size_t)c * e.per_token + i];
       const float* out = s.expert_out + (size_t)choice.slot * hidden;

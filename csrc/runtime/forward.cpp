@@ -1,6 +1,7 @@
 // One step through the layers. Every function here runs on all threads of the pool at once; phases end with barriers.
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "runtime/step_state.h"
 
@@ -234,26 +235,26 @@ void Model::mlp_block(int thread, StepState& s, int layer, Claims* claims) {
     each_column(s, last, [&](int c) { add_scaled(s.x + (size_t)c * hidden, s.sub + (size_t)c * hidden, hidden, spec_.residual_scale); });
 }
 
-void Model::embed(StepState& s, int column) {
+void Model::embed(int thread, StepState& s, int column) {
+  ThreadState& state = *thread_states_[thread];
   const Token& t = s.tokens[column];
   const int hidden = spec_.hidden_size;
   float* x = s.x + (size_t)column * hidden;
-  if (!embedding_.read(s.inputs[t.input].tokens[column - s.first_column[t.input]], x)) s.rows_lost = true;
+  if (!embedding_.read(s.inputs[t.input].tokens[column - s.first_column[t.input]], x, state.row_bytes)) s.rows_lost = true;
   if (spec_.embed_scale != 1.0f)
     for (int i = 0; i < hidden; i++) x[i] *= spec_.embed_scale;
-  std::vector<float> row;
+  float* row = state.norm.get<float>(hidden);
   for (const Embedding* more : {&token_types_, &positions_}) {
     if (more->source == Embedding::Source::none) continue;
-    row.resize(hidden);
-    if (!more->read(more == &positions_ ? t.position : 0, row.data())) s.rows_lost = true;
-    add_scaled(x, row.data(), hidden, 1.0f);
+    if (!more->read(more == &positions_ ? t.position : 0, row, state.row_bytes)) s.rows_lost = true;
+    add_scaled(x, row, hidden, 1.0f);
   }
   if (embed_norm_.present()) normalize(embed_norm_, x, x, hidden);
 }
 
 void Model::run_layers(int thread, StepState& s) {
   Claims* claims = claims_.get();
-  each_column(s, claims[0], [&](int c) { embed(s, c); });
+  each_column(s, claims[0], [&](int c) { embed(thread, s, c); });
   claims += kStepClaims;
   for (int i = 0; i < spec_.num_layers; i++) {
     attention_block(thread, s, i, claims);
@@ -288,8 +289,12 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
   }
   while (claims[4].take((int)s.inputs.size(), 1, &begin, &end)) {
     StepInput& in = s.inputs[begin];
-    if (in.output == StepOutput::sample && in.sequence->sampler)
+    if (in.output != StepOutput::sample || !in.sequence->sampler) continue;
+    try {
       in.choice = in.sequence->sampler->choose(s.results + (size_t)in.first_row * vocab, vocab, kernels_);
+    } catch (const std::bad_alloc&) {  // may not leave a thread of the pool
+      s.out_of_memory = true;
+    }
   }
 }
 }  // namespace kq

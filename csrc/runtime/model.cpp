@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <stdexcept>
 
 #include "runtime/step_state.h"
@@ -26,31 +27,34 @@ void Embedding::open_file(const std::string& path, int64_t codes, int64_t scales
   scales_at = scales;
 }
 
-bool Embedding::read_from_file(int row, float* y) const {
-  thread_local std::vector<uint8_t> bytes;
+bool Embedding::read_from_file(int row, float* y, uint8_t* bytes) const {
   if (source == Source::plain) {
-    const size_t size = (size_t)plain.inputs * size_of(plain.number);
-    bytes.resize(size);
-    if (pread(file, bytes.data(), size, codes_at + (int64_t)(row * size)) != (ssize_t)size) return false;
-    read_row(PlainRows{bytes.data(), plain.number, 1, plain.inputs}, 0, y);
+    const size_t size = row_bytes();
+    if (pread(file, bytes, size, codes_at + (int64_t)(row * size)) != (ssize_t)size) return false;
+    read_row(PlainRows{bytes, plain.number, 1, plain.inputs}, 0, y);
     return true;
   }
   QuantizedRows one = quantized;
   const size_t codes = (size_t)one.words() * 4, scales = (size_t)one.groups() * size_of(one.scale_number);
-  bytes.resize(codes + scales);
-  if (pread(file, bytes.data(), codes, codes_at + (int64_t)(row * codes)) != (ssize_t)codes ||
-      pread(file, bytes.data() + codes, scales, scales_at + (int64_t)(row * scales)) != (ssize_t)scales)
+  if (pread(file, bytes, codes, codes_at + (int64_t)(row * codes)) != (ssize_t)codes ||
+      pread(file, bytes + codes, scales, scales_at + (int64_t)(row * scales)) != (ssize_t)scales)
     return false;
-  one.codes = bytes.data();
-  one.scales = bytes.data() + codes;
+  one.codes = bytes;
+  one.scales = bytes + codes;
   one.rows = 1;
   read_row(one, 0, y);
   return true;
 }
 
-bool Embedding::read(int row, float* y) const {
+size_t Embedding::row_bytes() const {
+  if (file < 0) return 0;
+  return source == Source::plain ? (size_t)plain.inputs * size_of(plain.number)
+                                 : (size_t)quantized.words() * 4 + (size_t)quantized.groups() * size_of(quantized.scale_number);
+}
+
+bool Embedding::read(int row, float* y, Scratch& bytes) const {
   if (file >= 0) {
-    if (read_from_file(row, y)) return true;
+    if (read_from_file(row, y, bytes.get<uint8_t>(row_bytes()))) return true;
     std::fill(y, y + (source == Source::plain ? plain.inputs : quantized.inputs), 0.0f);
     return false;
   }
@@ -185,6 +189,8 @@ void Model::check() const {
     norm(l.attn_post_norm, s.hidden_size, at + "attn_post_norm");
     norm(l.mlp_norm, s.hidden_size, at + "mlp_norm");
     norm(l.mlp_post_norm, s.hidden_size, at + "mlp_post_norm");
+    // The attention's share of a parallel block waits where a post norm of the MLP would work.
+    if (s.parallel_block && l.mlp_post_norm.present()) throw std::invalid_argument(at + "mlp_post_norm cannot be in a parallel block");
     // Elsewhere an absent norm means none.
     if (s.norm_after_residual && !l.attn_norm.present()) throw std::invalid_argument(at + "attn_norm is missing");
     if ((s.norm_after_residual || s.experts.count) && !l.mlp_norm.present()) throw std::invalid_argument(at + "mlp_norm is missing");
@@ -346,6 +352,14 @@ void Model::size_buffers(StepState& s) {
     s.routing.chosen.resize(slots);
     s.routing.column_of.resize(slots);
     s.routing.expert_of.resize(slots);
+    s.routing.first.reserve(e.count + 1);
+    s.routing.next.reserve(e.count);
+    auto most_work = [&](const std::vector<Linear>& linears) {
+      const int chunk = panels_per_work(linears[0]);
+      return (size_t)e.count * ((linears[0].panels.num_panels + chunk - 1) / chunk);
+    };
+    s.routing.gate_up.reserve(most_work(layers_[0].experts_gate_up));
+    s.routing.down.reserve(most_work(layers_[0].experts_down));
     for (const Layer& l : layers_)
       for (int i = 0; i < e.count; i++) {
         grow(l.experts_gate_up[i], (int)slots, expert_columns_);
@@ -354,16 +368,49 @@ void Model::size_buffers(StepState& s) {
   }
 }
 
+// What each thread needs for itself.
+void Model::size_thread_buffers(const StepState& s) {
+  int widest = spec_.hidden_size, groups = 0, rows = 0;
+  auto look = [&](const Linear& linear) {
+    widest = std::max(widest, linear.panels.padded_inputs());
+    groups = std::max(groups, linear.panels.groups);
+  };
+  look(head_);
+  for (const Layer& l : layers_) {
+    for (const Linear* linear :
+         {&l.qkv, &l.o, &l.gate_up, &l.up, &l.down, &l.router, &l.shared_gate_up, &l.shared_down, &l.shared_gate})
+      look(*linear);
+    if (spec_.experts.count) look(l.experts_gate_up[0]), look(l.experts_down[0]);
+  }
+  for (const Task& task : s.tasks) rows = std::max(rows, task.count * (spec_.num_heads / spec_.num_kv_heads));
+  for (const auto& t : thread_states_) {
+    t->norm.get<float>(widest);
+    t->column.codes.get<int8_t>(widest);
+    t->column.scales.get<float>(groups);
+    t->column.init.get<int32_t>(groups);
+    t->column.floats.get<float>(widest);
+    t->unpacked.get<uint8_t>((size_t)2 * kPanelRows * widest);
+    t->queries.get<float>((size_t)rows * spec_.head_dim + 16);
+    t->attention.get<float>(attention_scratch(rows, spec_.padded_head_dim()));
+    t->row_bytes.get<uint8_t>(std::max({embedding_.row_bytes(), positions_.row_bytes(), token_types_.row_bytes()}));
+    t->expert_chances.get<float>(spec_.experts.count);
+    t->expert_order.get<int>(spec_.experts.count);
+  }
+}
+
 void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results) {
   StepState s{pages, inputs, int8, results};
   plan_step(s);
   prepare_rope(s);
   size_buffers(s);
+  size_thread_buffers(s);
   for (int i = 0; i < num_claims_; i++) claims_[i].reset();
+  Scratch::NoGrowth guard;
   pool_.run([&](int thread) {
     run_layers(thread, s);
     finish_results(thread, s, claims_.get() + num_claims_ - kResultClaims);
   });
+  if (s.out_of_memory) throw std::bad_alloc();
   if (arena_.lost()) throw std::runtime_error("the panels file can no longer be read");
   if (s.rows_lost) throw std::runtime_error("the embedding's rows can no longer be read from the cache's files");
   for (StepInput& in : inputs) in.sequence->length += in.count;

@@ -53,12 +53,14 @@ struct Embedding {
   // Stays with the mapping if the file cannot be opened.
   void open_file(const std::string& path, int64_t codes, int64_t scales);
   // False when the file no longer holds the row; y is then zeros. (Touching the mapping instead would end the process.)
-  bool read(int row, float* y) const;
+  // bytes: room for row_bytes().
+  bool read(int row, float* y, Scratch& bytes) const;
   int rows() const;
   int inputs() const;  // values of a row
+  size_t row_bytes() const;  // that a row takes in the file; 0 without one
 
  private:
-  bool read_from_file(int row, float* y) const;
+  bool read_from_file(int row, float* y, uint8_t* bytes) const;
 };
 
 enum class StepOutput : int { none = 0, sample = 1, last = 2, all = 3, hidden = 4 };
@@ -121,7 +123,7 @@ class Model {
   };
   struct ThreadState {
     Buffers column;
-    Scratch norm, unpacked, attention, queries;
+    Scratch norm, unpacked, attention, queries, row_bytes, expert_chances, expert_order;
   };
   struct Routing;  // which columns go to which expert
   struct StepState;
@@ -139,13 +141,14 @@ class Model {
   template <class F>
   void each_column(StepState& s, Claims& claims, F f);  // f(column) on all threads; ends with a barrier
 
-  void embed(StepState& s, int column);
+  void embed(int thread, StepState& s, int column);
   void run_layers(int thread, StepState& s);
   void attention_block(int thread, StepState& s, int layer, Claims* claims);
   void mlp_block(int thread, StepState& s, int layer, Claims* claims);
   void experts(int thread, StepState& s, const Layer& layer, float* y, float scale, bool add, Claims* claims);
-  void route(StepState& s, int column);
+  void route(int thread, StepState& s, int column);
   void group_by_expert(StepState& s);
+  int panels_per_work(const Linear& expert) const;
   void attend_all(int thread, StepState& s, int layer, Claims* claims);
   void attend(int thread, StepState& s, int layer, const Task& task, bool rotate);
   void rotate_and_store(StepState& s, int layer, int column, int kv_head);
@@ -156,6 +159,7 @@ class Model {
   void plan_step(StepState& s);
   void prepare_rope(StepState& s);
   void size_buffers(StepState& s);
+  void size_thread_buffers(const StepState& s);
 
   DecoderSpec spec_;
   const Kernels& kernels_;

@@ -23,6 +23,7 @@ struct Model::Routing {
   std::vector<int> first{};          // per expert: its first slot; one more at the end
   std::vector<int> column_of{};      // per slot
   std::vector<int> expert_of{};      // per slot
+  std::vector<int> next{};           // per expert: its next free slot, while columns are grouped
   std::vector<Work> gate_up{}, down{};
 };
 
@@ -41,6 +42,7 @@ struct Model::StepState {
   float *x = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr, *sub = nullptr, *head_in = nullptr;
   float *router = nullptr, *expert_inner = nullptr, *expert_out = nullptr, *shared_out = nullptr;
   Routing routing{};
+  std::atomic<bool> out_of_memory{false};  // a sampler found none
   std::atomic<bool> rows_lost{false};  // an embedding's file was cut while the model was loaded
 };
 

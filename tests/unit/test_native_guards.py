@@ -126,3 +126,35 @@ def test_threads_that_call_one_model_take_turns():
         thread.join(timeout=60)
     assert got == [want] * 12
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_parallel_block_with_a_post_norm_of_its_mlp_is_refused():
+    tensors = dict(SPEC.tensors) | {"mlp_post_norm": "layers.{i}.mlp_post_norm"}
+    spec = make_spec(parallel_block=True, tensors=tensors)
+    with pytest.raises(ValueError, match="layer 0 mlp_post_norm"):
+        Model.from_arrays(spec, make_tensors(spec, False), threads=1)
+
+
+K, ISA = _native.kernels, _native.isa_list()[0]
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: K.rms_norm(ISA, zeros(32), zeros(16), 1e-5),
+    lambda: K.layer_norm(ISA, zeros(32), zeros(32), zeros(16), 1e-5),
+    lambda: K.rope(ISA, zeros(32), zeros(16), zeros(8)),
+    lambda: K.argmax(ISA, zeros(0)),
+    lambda: K.quantize(ISA, zeros(32), 0),
+    lambda: K.attend(ISA, zeros(1, 32), zeros(2, 32), zeros(1, 32), [0], [1], "float32"),
+    lambda: K.attend(ISA, zeros(1, 32), zeros(2, 32), zeros(2, 32), [0], [2], "float32"),
+    lambda: K.attend(ISA, zeros(1, 32), zeros(2, 32), zeros(2, 32), [], [1], "float32"),
+    lambda: K.matmul(ISA, np.zeros(32, np.uint8), None, "float16", 1, zeros(1, 16), "float32", bias=zeros(0)),
+    lambda: K.matmul(ISA, np.zeros(32, np.uint8), None, "float16", 1, zeros(0, 16), "float32"),
+], ids=["rms_norm", "layer_norm", "rope", "argmax", "quantize", "attend v", "attend last", "attend first",
+        "matmul bias", "matmul columns"])
+def test_kernels_refuse_sizes_that_do_not_fit(call):
+    with pytest.raises(ValueError):
+        call()
