@@ -59,7 +59,7 @@ def test_llama_cpp_runs_an_export(tmp_path: Path, name: str, mode: str, least: f
     tokenizer = bpe_metadata("qwen2")
     size = len(tokenizer["tokenizer.ggml.tokens"])
     metadata, shapes = ARCHITECTURES[name]
-    shapes = {name: (size, shape[1]) if shape[0] == VOCAB else shape for name, shape in shapes.items()}
+    shapes = {name: (size, *shape[1:]) if shape[0] == VOCAB else shape for name, shape in shapes.items()}
     vocabulary = {f"{metadata['general.architecture']}.vocab_size": size}
     write_floats(tmp_path / "in.gguf", {**metadata, **tokenizer, **vocabulary}, random_values(shapes))
     convert(tmp_path / "in.gguf", tmp_path / "cache", mode)

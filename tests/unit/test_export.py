@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -134,7 +135,8 @@ def test_safetensors_hold_what_the_codes_stand_for(tmp_path: Path) -> None:
     assert report.format == "safetensors" and all(route.is_lossless for route in report.routes)
 
 
-@pytest.mark.parametrize("tokenizer", [bpe_metadata("llama-bpe"), bpe_metadata("qwen2"), bpe_metadata("smollm"),
+@pytest.mark.parametrize("tokenizer", [bpe_metadata("llama-bpe") | {"tokenizer.ggml.eot_token_id": 256},
+                                       bpe_metadata("qwen2"), bpe_metadata("smollm"),
                                        sentencepiece_metadata()])
 def test_the_tokenizer_goes_out_as_it_came(tmp_path: Path, tokenizer: dict) -> None:
     size = len(tokenizer["tokenizer.ggml.tokens"])
@@ -143,6 +145,7 @@ def test_the_tokenizer_goes_out_as_it_came(tmp_path: Path, tokenizer: dict) -> N
     convert(tmp_path / "in.gguf", tmp_path / "cache", "q0f16")
     export(tmp_path / "cache", tmp_path / "out.gguf")
     found = read_header(tmp_path / "out.gguf").metadata
+    assert "tokenizer.ggml.eot_token_id" in tokenizer or "tokenizer.ggml.eot_token_id" not in found
     for key, value in tokenizer.items():
         if key != "tokenizer.ggml.scores":
             assert found[key] == value, key
@@ -169,6 +172,16 @@ def test_refusals_leave_everything_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is there already"):
         export(tmp_path / "cache", tmp_path / "there.gguf")
     assert (tmp_path / "there.gguf").read_text() == "mine"
+    for out, to, match in (("there.gguf", "safetensors", "cannot be replaced"), ("hf", "gguf", "cannot be replaced"),
+                           ("cache/tensor-cache.json", "gguf", "file of the cache itself"),
+                           ("no/such.gguf", "gguf", "no such folder")):
+        with pytest.raises(RequestError, match=match):
+            export(tmp_path / "cache", tmp_path / out, to, force=True)
+    assert (tmp_path / "there.gguf").read_text() == "mine"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="cannot be replaced"):
+        export(tmp_path / "cache", tmp_path / "pipe", force=True)
+    (tmp_path / "pipe").unlink()
     with pytest.raises(RequestError, match="unknown format"):
         export(tmp_path / "cache", tmp_path / "x", "onnx")
     with pytest.raises(RequestError, match="the same folder"):

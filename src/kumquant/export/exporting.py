@@ -54,10 +54,7 @@ def export(source: str | Path, out: str | Path | None = None, to: str = "gguf", 
         raise RequestError("unknown format", where="to", found=repr(to), expected=", ".join(FORMATS))
     cache = TensorCache.open(source, quantization)
     path = Path(out) if out is not None else _default_out(cache.folder, to)
-    if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):
-        raise RequestError("is there already", where=path, hint="Choose another output, or give --force to replace it.")
-    if path.is_dir() and path.samefile(cache.folder):
-        raise RequestError("source and output are the same folder", where=path, hint="Choose another output.")
+    _check_out(path, cache.folder, to, force)
     warnings: list[str] = []
     routes = _WRITERS[to](cache, path, warnings, progress)
     return ExportReport(
@@ -65,6 +62,24 @@ def export(source: str | Path, out: str | Path | None = None, to: str = "gguf", 
         tensors=sum(route.tensors for route in routes), nbytes=sum(route.nbytes for route in routes),
         seconds=time.perf_counter() - started, routes=tuple(sorted(routes, key=lambda route: -route.nbytes)),
         warnings=tuple(warnings))
+
+
+def _check_out(path: Path, source: Path, to: str, force: bool) -> None:
+    """Raises RequestError where ``path`` must not be written, whatever is forced or not."""
+    if to == "gguf" and not path.parent.is_dir():
+        raise RequestError("no such folder", where=path.parent, hint="Make it first, or choose another output.")
+    if not path.exists():
+        return
+    if path.is_dir() and path.samefile(source):
+        raise RequestError("source and output are the same folder", where=path, hint="Choose another output.")
+    if path.parent.samefile(source):
+        raise RequestError("is a file of the cache itself", where=path, hint="Choose another output.")
+    if not (path.is_file() if to == "gguf" else path.is_dir()):
+        raise RequestError("cannot be replaced", where=path, expected="a file" if to == "gguf" else "a folder",
+                           hint="Choose another output.")
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if not force and not is_empty:
+        raise RequestError("is there already", where=path, hint="Choose another output, or give --force to replace it.")
 
 
 def _default_out(folder: Path, to: str) -> Path:

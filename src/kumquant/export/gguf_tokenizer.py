@@ -91,7 +91,10 @@ def _adds_bos(backend: tokenizers.Tokenizer) -> bool:
 
 
 def _special(folder: Path, backend: tokenizers.Tokenizer) -> dict[str, int]:
-    """Ids of the special tokens: generation_config.json's and config.json's, else the tokenizer's own words."""
+    """Ids of the special tokens: generation_config.json's and config.json's, else the tokenizer's own words.
+
+    Of several tokens that end an answer a GGUF file names two: the end of the text and that of a turn.
+    """
     config = read_optional_json_object(folder / "tokenizer_config.json", CheckpointError)
     sources = [read_optional_json_object(folder / name, CheckpointError)
                for name in ("generation_config.json", "config.json")]
@@ -106,6 +109,11 @@ def _special(folder: Path, backend: tokenizers.Tokenizer) -> dict[str, int]:
             number = given if number is None and type(given) is int else number
         if number is not None:
             found[f"{_PREFIX}{key}_token_id"] = number
+    ends = sources[0].get("eos_token_id")
+    for end in ends if isinstance(ends, list) else []:
+        is_token = type(end) is int and 0 <= end < 2**31 and backend.id_to_token(end) is not None
+        if is_token and end != found.get(f"{_PREFIX}eos_token_id"):
+            return found | {f"{_PREFIX}eot_token_id": end}
     return found
 
 
