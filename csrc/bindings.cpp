@@ -281,6 +281,7 @@ static void bind_runtime(nb::module_& m) {
              if (m.model.arena().used()) throw std::invalid_argument("the model has weights already");
              nb::gil_scoped_release unlock;
              std::lock_guard lock(m.mutex);
+             m.model.arena().adopt(nullptr);  // never two images at a time
              m.model.arena().adopt(std::make_unique<PanelImage>(file, offset, nbytes, copy, m.model.pool()));
            })
       .def_prop_ro("panels_used", [](PyModel& m) { return m.model.arena().used(); })

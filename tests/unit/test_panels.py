@@ -41,10 +41,16 @@ def folder(tmp_path):
 
 @pytest.fixture(params=["copied", "mapped"])
 def way(request, monkeypatch):
-    """How the file gets into memory: small ones are copied, unless told otherwise."""
+    """How the file gets into memory."""
     if request.param == "mapped":
-        monkeypatch.setattr(panels, "COPIED_BYTES", 0)
+        map_always(monkeypatch)
     return request.param
+
+
+def map_always(monkeypatch):
+    """Small files are copied, and what does not come in huge pages, unless told otherwise."""
+    monkeypatch.setattr(panels, "COPIED_BYTES", 0)
+    monkeypatch.setattr(panels, "huge_mapped_bytes", lambda: None)
 
 
 def open_model(folder: Path, **options) -> Model:
@@ -86,8 +92,9 @@ def test_the_same_bits_in_every_mode(mode, tied, tmp_path, monkeypatch, caplog):
     assert report.nbytes == report.path.stat().st_size
     plain = open_model(tmp_path / "cache", panels=False)
     assert plain.panels_path is None
-    for copied in (panels.COPIED_BYTES, 0):
-        monkeypatch.setattr(panels, "COPIED_BYTES", copied)
+    for is_mapped in (False, True):
+        if is_mapped:
+            map_always(monkeypatch)
         model = open_model(tmp_path / "cache")
         assert model.panels_path == report.path and not caplog.records
         for activations in ("int8", "float32"):
@@ -311,7 +318,7 @@ CUT_SHORT = """
 import os, sys
 from kumquant import TensorCache, TensorCacheError
 from kumquant.runtime import Model, panels
-panels.COPIED_BYTES = 0
+panels.COPIED_BYTES, panels.huge_mapped_bytes = 0, lambda: None
 model = Model(TensorCache.open(sys.argv[1]), threads=2)
 assert model.panels_path is not None
 model.logits([1, 2, 3])
@@ -348,6 +355,26 @@ def test_other_bus_errors_stay_what_they_are(folder):
     pack(folder)
     run = subprocess.run([sys.executable, "-c", STRAY_BUS_ERROR, str(folder)], capture_output=True, check=False)
     assert run.returncode == -signal.SIGBUS
+
+
+@pytest.mark.parametrize(("huge_bytes", "is_mapped"), [((0, 40_000), True), ((0, 10_000), False), ((None, None), True)])
+def test_what_does_not_come_in_huge_pages_is_copied(folder, monkeypatch, huge_bytes, is_mapped):
+    path = pack(folder).path
+    monkeypatch.setattr(panels, "COPIED_BYTES", 0)
+    values = iter(huge_bytes)
+    monkeypatch.setattr(panels, "huge_mapped_bytes", lambda: next(values))
+    model = open_model(folder)
+    assert model.panels_path == path
+    assert (str(path) in Path("/proc/self/maps").read_text()) == is_mapped
+    assert logits(model) == logits(open_model(folder, panels=False))
+
+
+def test_huge_pages_as_the_system_tells_them(tmp_path, monkeypatch):
+    assert panels.huge_mapped_bytes() is None or panels.huge_mapped_bytes() % 1024 == 0
+    monkeypatch.setattr(panels, "SMAPS", tmp_path / "smaps")
+    assert panels.huge_mapped_bytes() is None
+    (tmp_path / "smaps").write_text("Rss:              534044 kB\nFilePmdMapped:    2048 kB\n")
+    assert panels.huge_mapped_bytes() == 2 << 20
 
 
 def test_the_command(folder, capsys):
