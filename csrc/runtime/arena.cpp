@@ -2,13 +2,15 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
 
 namespace kq {
-constexpr size_t kChunk = (size_t)64 << 20;
+// Large chunks: the last huge page of each is only partly used. Small ones where the system does not give so much address space.
+constexpr size_t kChunks[] = {(size_t)512 << 20, (size_t)64 << 20};
 
 Arena::~Arena() {
   for (Chunk& c : chunks_) munmap(c.base, c.size);
@@ -23,10 +25,14 @@ uint8_t* Arena::allocate(size_t bytes) {
     return filled;
   }
   if (chunks_.empty() || chunks_.back().used + bytes + kSlack > chunks_.back().size) {
-    size_t size = (bytes + kSlack > kChunk ? bytes + kSlack : kChunk);
-    size = (size + kHuge - 1) / kHuge * kHuge;
-    // Only touched pages become resident, so a mostly empty last chunk costs address space alone.
-    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    size_t size = 0;
+    void* base = MAP_FAILED;
+    for (size_t chunk : kChunks) {
+      if (base != MAP_FAILED) break;
+      size = (std::max(bytes + kSlack, chunk) + kHuge - 1) / kHuge * kHuge;
+      // Only touched pages become resident, so a mostly empty last chunk costs address space alone.
+      base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
     if (base == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     madvise(base, size, MADV_HUGEPAGE);

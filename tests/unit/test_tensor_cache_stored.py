@@ -70,6 +70,18 @@ def test_unknown_names_are_key_errors_and_tensor_cache_errors(folder):
         assert isinstance(caught.value, KeyError) and isinstance(caught.value, TensorCacheError)
 
 
+def test_release_all(tmp_path):
+    write_cache(tmp_path, {"a": np.arange(100_000), "b": np.arange(200_000)})
+    tensors = StoredTensors.open(tmp_path)
+    tensors.release_all()  # nothing mapped yet
+    views = {name: tensors[name] for name in tensors}
+    assert sum(view.sum() for view in views.values()) > 0
+    assert resident_pages(tmp_path / "params_shard_0.bin") > 500
+    tensors.release_all()
+    assert resident_pages(tmp_path / "params_shard_0.bin") == 0
+    np.testing.assert_array_equal(views["b"], np.arange(200_000))
+
+
 def test_release_keeps_the_values(tmp_path):
     big = RNG.integers(0, 2**32, (300, 1000), np.uint32)
     write_cache(tmp_path, {"first": np.ones(3, np.uint8), "big": big, "last": np.ones(5, np.uint8)})

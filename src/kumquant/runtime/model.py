@@ -77,6 +77,7 @@ class Model:
         found = find_panels(cache) if panels else None
         if found is None or not self._open_panels(found, threads, isa):
             self._build(cache.spec, cache, cache.scheme, threads, isa, release=True)
+        cache.release_all()  # small tensors made their neighbors resident
 
     def _open_panels(self, file: PanelsFile, threads: int | None, isa: str | None) -> bool:
         """Whether the model could be built with the panels in ``file``, which is closed."""

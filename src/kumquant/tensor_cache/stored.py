@@ -95,6 +95,12 @@ class StoredTensors(Mapping[str, np.ndarray]):
         if first_page < page_end:
             mapped.madvise(mmap.MADV_DONTNEED, first_page, page_end - first_page)
 
+    def release_all(self) -> None:
+        """Give back the memory of every mapped page; arrays stay valid, as in ``release``."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     def verify(self, progress: Progress = NO_PROGRESS, workers: int | None = None) -> VerifyReport:
         """Compare shards and sibling manifests with the manifest; raises VerifyError with every problem."""
         return verify_manifest(self.manifest, progress, workers)
