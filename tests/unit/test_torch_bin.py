@@ -153,6 +153,23 @@ def test_damaged_pickles_are_refused(tmp_path, description):
         open_checkpoint(folder_with(tmp_path, description))
 
 
+def nested(times: int) -> bytes:
+    """A tuple that holds itself twice, again and again: small in memory, endless to hash or to print."""
+    return b"\x80\x02})" + b"".join(b"q" + bytes((level,)) + b"h" + bytes((level,)) + b"\x86" for level in range(times))
+
+
+@pytest.mark.parametrize(("description", "message"), [
+    (nested(40) + b"K\x01s.", "keys are no names"),
+    (nested(40) + b"Q.", "a storage is not described as torch does"),
+    (b"\x80\x02]r\xff\xff\xff\x7f.", "no dictionary of tensors"),  # a memo of two billion entries
+    (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "not a pickle that torch wrote"),
+    (b"\x80\x02}(K\x01K\x02)K\x03u.", "keys are no names"),
+], ids=["hash", "print", "memo", "bytes", "several"])
+def test_small_files_that_ask_for_endless_work(tmp_path, description, message):
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(folder_with(tmp_path, description))
+
+
 def test_containers_that_are_not_torchs(tmp_path):
     good = pickled(tensor())
     with pytest.raises(UnsupportedError, match="not little-endian; found b'big'"):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import pickle
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import CheckpointError, UnsupportedError
 
@@ -111,8 +112,28 @@ def load_tensors(data: bytes, where: Path) -> dict[str, StoredTensor]:
     return dict(value)
 
 
-class _Reader(pickle.Unpickler):
-    """pickle's machine with a closed list of names. ``find_class`` is its only way to anything outside."""
+# What torch.save needs of pickle's machine. Left out: what makes objects of classes, sets, and byte arrays of any size.
+_OPCODES = frozenset((
+    "MARK", "STOP", "POP", "POP_MARK", "BINFLOAT", "INT", "BININT", "BININT1", "LONG", "BININT2", "NONE", "BINPERSID",
+    "REDUCE", "UNICODE", "BINUNICODE", "APPEND", "BUILD", "GLOBAL", "EMPTY_DICT", "APPENDS", "GET", "BINGET",
+    "LONG_BINGET", "LIST", "EMPTY_LIST", "PUT", "BINPUT", "LONG_BINPUT", "SETITEM", "TUPLE", "EMPTY_TUPLE", "SETITEMS",
+    "PROTO", "TUPLE1", "TUPLE2", "TUPLE3", "NEWTRUE", "NEWFALSE", "LONG1", "SHORT_BINUNICODE", "STACK_GLOBAL",
+    "MEMOIZE", "FRAME", "FLOAT",
+))
+
+
+class _Reader(pickle._Unpickler):
+    """pickle's machine with a closed list of names. ``find_class`` is its only way to anything outside.
+
+    The machine written in Python: its table of opcodes can be shortened, and its memo is a dictionary, where C's is an
+    array as long as the file says. A key must be a name or a small number: a tuple that holds itself twice, thirty
+    times over, takes hours to hash.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        opcode: load for opcode, load in pickle._Unpickler.dispatch.items()
+        if any(getattr(pickle, name) == bytes((opcode,)) for name in _OPCODES)}
 
     def __init__(self, data: bytes, where: Path) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8")
@@ -123,6 +144,23 @@ class _Reader(pickle.Unpickler):
             ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
             **{("torch", name): _StorageType(tag) for name, tag in STORAGE_TAGS.items()},
         }
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()  # type: ignore[misc]  # the type stubs leave it out
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        for key in keys:
+            if not isinstance(key, str) and not _is_count(key):
+                raise CheckpointError("a dictionary whose keys are no names", where=self._where,
+                                      found=type(key).__name__)
 
     def find_class(self, module: str, name: str) -> Any:
         known: Any = self._names.get((module, name))
@@ -135,7 +173,8 @@ class _Reader(pickle.Unpickler):
         """("storage", type, key, device, number of elements): where a storage's bytes are."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)
                 and isinstance(pid[2], str) and _is_count(pid[4])):
-            raise CheckpointError("a storage is not described as torch does", where=self._where, found=repr(pid)[:80])
+            raise CheckpointError("a storage is not described as torch does", where=self._where,
+                                  found=reprlib.repr(pid)[:80])
         return _Storage(pid[2], pid[1].tag, pid[4])
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
@@ -144,7 +183,7 @@ class _Reader(pickle.Unpickler):
         if not (isinstance(storage, _Storage) and _is_count(offset) and counts
                 and all(map(_is_count, (*shape, *stride)))):
             raise CheckpointError("a tensor is not described as torch does", where=self._where,
-                                  found=repr((offset, shape, stride))[:80])
+                                  found=reprlib.repr((offset, shape, stride))[:80])
         last = offset + sum((extent - 1) * step for extent, step in zip(shape, stride))
         if 0 not in shape and last >= storage.num_elements:
             raise CheckpointError("a tensor reaches past its storage", where=self._where, found=f"element {last}",
