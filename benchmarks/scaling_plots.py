@@ -51,7 +51,10 @@ def finish(axes: Any, title: str, x_label: str, y_label: str, x_ticks: list[floa
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if x_ticks is not None:
-        axes.set_xscale("symlog", base=2, linthresh=min(tick for tick in x_ticks if tick > 0))
+        least = min(tick for tick in x_ticks if tick > 0)
+        axes.set_xscale("symlog", base=2, linthresh=least)  # logarithmic, and with a place for 0
+        axes.set_xlim(left=x_ticks[0] - least / 8)
+        axes.minorticks_off()
         axes.set_xticks(x_ticks, [short(tick) for tick in x_ticks])
     axes.legend(fontsize=8)
 
