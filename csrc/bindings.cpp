@@ -223,7 +223,7 @@ static void bind_runtime(nb::module_& m) {
       .def(nb::init<const nb::dict&, int, const std::string&>(), nb::arg("spec"), nb::arg("threads"), nb::arg("isa") = "")
       .def_prop_ro("isa", [](const PyModel& m) { return std::string(m.model.kernels().name); })
       .def_prop_ro("threads", [](PyModel& m) { return m.model.pool().size(); })
-      .def_prop_ro("panel_bytes", [](const PyModel& m) { return m.model.panel_bytes(); })
+      .def_prop_ro("panel_bytes", [](PyModel& m) { return m.model.panel_bytes(); })
       .def_prop_ro("has_quantized_layers", [](const PyModel& m) { return m.model.has_quantized_layers(); })
       .def("set_vector", [](PyModel& m, const std::string& role, int layer, Floats v) {
         m.model.vector_role(role, layer).assign(v.data(), v.data() + v.size());
@@ -293,7 +293,7 @@ static void bind_runtime(nb::module_& m) {
                runs.append(nb::cast(nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(data, {bytes}, self)));
              return runs;
            })
-      .def("check", [](PyModel& m) { m.model.check(); })
+      .def("check", [](PyModel& m) { m.model.finish_loading(); })
       .def("step", &step);
 }
 

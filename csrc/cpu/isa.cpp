@@ -1,5 +1,6 @@
 #include "cpu/isa.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -9,7 +10,7 @@
 #if defined(KUMQUANT_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
-#elif defined(KUMQUANT_ARM64) && defined(__APPLE__)
+#elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
 
@@ -118,5 +119,20 @@ const Kernels& choose_kernels(const std::string& wanted) {
   std::string message = "instruction set " + name + " is not usable on this machine; usable:";
   for (const std::string& u : usable) message += " " + u;
   throw std::invalid_argument(message);
+}
+
+size_t last_cache_bytes() {
+  size_t bytes = 0;
+#ifdef __linux__  // sysconf(_SC_LEVEL3_CACHE_SIZE) counts the caches of all chiplets of a virtual machine's host
+  if (std::FILE* file = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
+    if (std::fscanf(file, "%zu", &bytes) != 1) bytes = 0;
+    std::fclose(file);
+  }
+  bytes <<= 10;  // "32768K"
+#elif defined(__APPLE__)
+  size_t size = sizeof bytes;
+  if (sysctlbyname("hw.perflevel0.l2cachesize", &bytes, &size, nullptr, 0) != 0) bytes = 0;
+#endif
+  return bytes;
 }
 }  // namespace kq

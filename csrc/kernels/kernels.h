@@ -37,6 +37,7 @@ struct Panels {
   Number number = Number::f32;
   bool quantized = false;
   bool interleaved = false;  // panels alternate: gate 0, up 0, gate 1, up 1, …
+  bool cached = false;       // all weights of the model are about as large as the last cache, so most come from there
 
   int lines() const { return group * code_bits / 32; }                        // 64-byte lines of a group's codes
   int padded_inputs() const { return groups * group; }

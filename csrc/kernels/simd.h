@@ -41,6 +41,19 @@ constexpr int kFloatCols = 1;
 constexpr int kRows = 2;
 #endif
 
+#if !defined(KQ_ISA_AVX512)
+// The exact dot product of one group from lines of nibbles; init + sum of code * activation.
+struct NibbleDot {
+  GroupDot dot;
+  inline void start(int32_t init) { dot.start(init); }
+  inline void add(const B64& line, const int8_t* low_quad, const int8_t* high_quad) {
+    dot.add(low_nibbles(line), low_quad);
+    dot.add(high_nibbles(line), high_quad);
+  }
+  inline I16 sum(int32_t init) const { return dot.sum(init); }
+};
+#endif
+
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 static inline int max_int(int a, int b) { return a > b ? a : b; }
 

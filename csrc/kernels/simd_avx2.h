@@ -139,3 +139,4 @@ static inline I16 load_u8(const uint8_t* p) {
 }
 
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+static inline void prefetch_near(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }  // to the second cache

@@ -222,3 +222,4 @@ static inline void add_columns(Dot* dot, B64 codes, const int8_t* quads) {
 }
 
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
+static inline void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 2); }  // to the second cache

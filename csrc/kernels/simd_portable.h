@@ -96,4 +96,5 @@ static inline I16 imul(I16 x, I16 y) { KQ_EACH x.v[i] *= y.v[i]; return x; }
 static inline I16 load_u8(const uint8_t* p) { I16 r; KQ_EACH r.v[i] = p[i]; return r; }
 
 static inline void prefetch(const void*) {}
+static inline void prefetch_near(const void*) {}
 #undef KQ_EACH

@@ -68,7 +68,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
   int begin, end;
   product(thread, l.router, s.columns, s.int8, s.x, hidden, &l.mlp_norm, output(l.router, s.router, e.count, e.count, Epilogue::store),
           claims);
-  each_column(s, claims[2], [&](int c) { route(thread, s, c); });
+  each_column(thread, s, claims[2], [&](int c) { route(thread, s, c); });
   if (thread == 0) group_by_expert(s);
   pool_.barrier();
 
@@ -77,7 +77,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
     return part(shape(linear, slots, s.int8, expert_columns_), r.first[expert], r.first[expert + 1] - r.first[expert]);
   };
   float* normed = thread_states_[thread]->norm.get<float>(hidden);
-  while (claims[3].take(slots, 2, &begin, &end))
+  while (claims[3].take(thread, slots, 2, &begin, &end))
     for (int slot = begin; slot < end; slot++) {
       const int expert = r.expert_of[slot];
       const Linear& linear = l.experts_gate_up[expert];
@@ -85,21 +85,21 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
       fill(activations(linear, expert), linear, normed, slot - r.first[expert]);
     }
   pool_.barrier();
-  while (claims[4].take((int)r.gate_up.size(), 1, &begin, &end)) {
+  while (claims[4].take(thread, (int)r.gate_up.size(), 1, &begin, &end)) {
     const Routing::Work& work = r.gate_up[begin];
     const Linear& linear = l.experts_gate_up[work.expert];
     multiply_panels(thread, linear, work.begin, work.end, activations(linear, work.expert),
                     output(linear, s.expert_inner + (size_t)r.first[work.expert] * inner, inner, inner, Epilogue::gated));
   }
   pool_.barrier();
-  while (claims[5].take(slots, 2, &begin, &end))
+  while (claims[5].take(thread, slots, 2, &begin, &end))
     for (int slot = begin; slot < end; slot++) {
       const int expert = r.expert_of[slot];
       const Linear& linear = l.experts_down[expert];
       fill(activations(linear, expert), linear, s.expert_inner + (size_t)slot * inner, slot - r.first[expert]);
     }
   pool_.barrier();
-  while (claims[6].take((int)r.down.size(), 1, &begin, &end)) {
+  while (claims[6].take(thread, (int)r.down.size(), 1, &begin, &end)) {
     const Routing::Work& work = r.down[begin];
     const Linear& linear = l.experts_down[work.expert];
     multiply_panels(thread, linear, work.begin, work.end, activations(linear, work.expert),
@@ -117,7 +117,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
       product(thread, l.shared_gate, s.columns, s.int8, s.x, hidden, &l.mlp_norm, output(l.shared_gate, s.router, 1, 1, Epilogue::store),
               claims + 11);
   }
-  each_column(s, claims[13], [&](int c) {
+  each_column(thread, s, claims[13], [&](int c) {
     float* sum = thread_states_[thread]->norm.get<float>(hidden);
     std::fill(sum, sum + hidden, 0.0f);
     for (int i = 0; i < e.per_token; i++) {

@@ -7,7 +7,8 @@
 
 namespace kq {
 namespace {
-constexpr size_t kClaimBytes = 32 << 10;  // weights worth the cost of a claim
+constexpr size_t kClaimBytes = 12 << 10;  // weights worth the cost of a claim
+constexpr size_t kFetchAhead = 16 << 10;  // what the kernel itself fetches ahead of one column (kCachedAhead)
 
 void add_scaled(float* x, const float* y, int n, float scale) {
   if (scale == 1.0f)
@@ -72,17 +73,28 @@ void Model::multiply_panels(int thread, const Linear& linear, int begin, int end
     kernels_.matmul_float(p, begin, end, a.floats, out);
 }
 
+int Model::claim(const Panels& p) const {
+  const int enough = pool_.size() == 1 ? p.num_panels : (int)(kClaimBytes / p.panel_bytes) + 1;
+  return (enough + 1) / 2 * 2;  // gated panels come in pairs
+}
+
+// Asks for what this thread will read first in the next product, while it would only wait.
+void Model::fetch_ahead(int thread, const Linear& next, const Claims& claims) const {
+  const Panels& p = next.panels;
+  if (!p.cached || !p.num_panels) return;
+  const size_t at = (size_t)claims.first(thread, p.num_panels, claim(p)) * p.panel_bytes;
+  const size_t bytes = std::min(kFetchAhead, p.num_panels * p.panel_bytes - at);
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p.data + at + i, 0, 2);
+}
+
 void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims) {
   const Panels& p = linear.panels;
-  int chunk = std::max<int>((p.num_panels + pool_.size() * 8 - 1) / (pool_.size() * 8), (int)(kClaimBytes / p.panel_bytes) + 1);
-  if (pool_.size() == 1) chunk = p.num_panels;
-  chunk = (chunk + 1) / 2 * 2;  // gated panels come in pairs
   int begin, end;
-  while (claims.take(p.num_panels, chunk, &begin, &end)) multiply_panels(thread, linear, begin, end, a, out);
+  while (claims.take(thread, p.num_panels, claim(p), &begin, &end)) multiply_panels(thread, linear, begin, end, a, out);
 }
 
 void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-                    const Output& out, Claims* claims) {
+                    const Output& out, Claims* claims, const Linear* next) {
   ThreadState& t = *thread_states_[thread];
   const int inputs = linear.panels.inputs;
   const bool normed = norm && norm->present();
@@ -100,10 +112,11 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
     Activations a = shape(linear, 1, int8, t.column);
     column(a, 0);
     multiply(thread, linear, a, out, claims[1]);
+    if (next) fetch_ahead(thread, *next, claims[1]);
   } else {
     Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
     int begin, end;
-    while (claims[0].take(columns, columns >= 96 ? 12 : 1, &begin, &end))
+    while (claims[0].take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
       for (int c = begin; c < end; c++) column(a, c);
     pool_.barrier();
     multiply(thread, linear, a, out, claims[1]);
@@ -166,7 +179,7 @@ void Model::attend(int thread, StepState& s, int layer, const Task& task, bool r
 
 void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {
   if (!s.fused)  // a token's key may be read by another thread's queries, so all are written first
-    each_column(s, claims[0], [&](int c) {
+    each_column(thread, s, claims[0], [&](int c) {
       if (spec_.qk_norm && spec_.qk_norm_over_all) {
         float* row = s.qkv + (size_t)c * spec_.qkv_size();
         kernels_.rms_norm(row, layers_[layer].q_norm.data(), row, spec_.q_size(), spec_.norm_eps);
@@ -176,7 +189,7 @@ void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {
       for (int h = 0; h < spec_.num_kv_heads; h++) rotate_and_store(s, layer, c, h);
     });
   int begin, end;
-  while (claims[1].take((int)s.tasks.size(), 1, &begin, &end)) attend(thread, s, layer, s.tasks[begin], s.fused);
+  while (claims[1].take(thread, (int)s.tasks.size(), 1, &begin, &end)) attend(thread, s, layer, s.tasks[begin], s.fused);
   pool_.barrier();
 }
 
@@ -186,17 +199,18 @@ void Model::attention_block(int thread, StepState& s, int layer, Claims* claims)
   const int hidden = spec_.hidden_size;
   const size_t qkv = spec_.qkv_size();
   const NormWeights* before = spec_.norm_after_residual ? nullptr : &l.attn_norm;
-  product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store), claims);
+  product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store), claims,
+          &l.o);
   attend_all(thread, s, layer, claims + 2);
   const bool direct = !spec_.parallel_block && !l.attn_post_norm.present();
   product(thread, l.o, s.columns, s.int8, s.attended, spec_.q_size(), nullptr,
           direct ? output(l.o, s.x, hidden, hidden, Epilogue::add, spec_.residual_scale)
                  : output(l.o, s.sub, hidden, hidden, Epilogue::store),
-          claims + 4);
+          claims + 4, l.gate_up.present() ? &l.gate_up : &l.up);
   if (spec_.norm_after_residual)
-    each_column(s, claims[6], [&](int c) { normalize(l.attn_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
+    each_column(thread, s, claims[6], [&](int c) { normalize(l.attn_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
   else if (l.attn_post_norm.present())
-    each_column(s, claims[6], [&](int c) {
+    each_column(thread, s, claims[6], [&](int c) {
       float* y = s.sub + (size_t)c * hidden;
       normalize(l.attn_post_norm, y, y, hidden);
       if (!spec_.parallel_block) add_scaled(s.x + (size_t)c * hidden, y, hidden, spec_.residual_scale);
@@ -218,21 +232,22 @@ void Model::mlp_block(int thread, StepState& s, int layer, Claims* claims) {
   } else {
     const Linear& in = l.gate_up.present() ? l.gate_up : l.up;
     product(thread, in, s.columns, s.int8, s.x, hidden, before,
-            output(in, s.inner, inner, inner, l.gate_up.present() ? Epilogue::gated : Epilogue::activate), claims);
+            output(in, s.inner, inner, inner, l.gate_up.present() ? Epilogue::gated : Epilogue::activate), claims,
+            &l.down);
     product(thread, l.down, s.columns, s.int8, s.inner, inner, nullptr, output(l.down, target, hidden, hidden, epilogue, scale),
-            claims + 2);
+            claims + 2, layer + 1 < spec_.num_layers ? &layers_[layer + 1].qkv : &head_);
   }
   Claims& last = claims[kMlpClaims - 1];
   if (spec_.norm_after_residual)
-    each_column(s, last, [&](int c) { normalize(l.mlp_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
+    each_column(thread, s, last, [&](int c) { normalize(l.mlp_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
   else if (after)
-    each_column(s, last, [&](int c) {
+    each_column(thread, s, last, [&](int c) {
       float* y = s.sub + (size_t)c * hidden;
       normalize(l.mlp_post_norm, y, y, hidden);
       add_scaled(s.x + (size_t)c * hidden, y, hidden, spec_.residual_scale);
     });
   else if (spec_.parallel_block)
-    each_column(s, last, [&](int c) { add_scaled(s.x + (size_t)c * hidden, s.sub + (size_t)c * hidden, hidden, spec_.residual_scale); });
+    each_column(thread, s, last, [&](int c) { add_scaled(s.x + (size_t)c * hidden, s.sub + (size_t)c * hidden, hidden, spec_.residual_scale); });
 }
 
 void Model::embed(int thread, StepState& s, int column) {
@@ -252,9 +267,8 @@ void Model::embed(int thread, StepState& s, int column) {
   if (embed_norm_.present()) normalize(embed_norm_, x, x, hidden);
 }
 
-void Model::run_layers(int thread, StepState& s) {
-  Claims* claims = claims_.get();
-  each_column(s, claims[0], [&](int c) { embed(thread, s, c); });
+void Model::run_layers(int thread, StepState& s, Claims* claims) {
+  each_column(thread, s, claims[0], [&](int c) { embed(thread, s, c); });
   claims += kStepClaims;
   for (int i = 0; i < spec_.num_layers; i++) {
     attention_block(thread, s, i, claims);
@@ -269,7 +283,7 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
   if (!rows) return;
   int begin, end;
   float* states = s.hidden ? s.results : s.head_in;
-  while (claims[0].take(rows, 4, &begin, &end))
+  while (claims[0].take(thread, rows, 4, &begin, &end))
     for (int r = begin; r < end; r++) {
       const float* x = s.x + (size_t)s.result_columns[r] * hidden;
       if (final_norm_.present())
@@ -283,11 +297,11 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
   product(thread, head_, rows, s.int8, s.head_in, hidden, nullptr,
           output(head_, s.results, vocab, vocab, Epilogue::store, spec_.logit_scale), claims + 1);
   if (spec_.final_cap > 0.0f) {
-    while (claims[3].take(rows, 1, &begin, &end))
+    while (claims[3].take(thread, rows, 1, &begin, &end))
       for (int r = begin; r < end; r++) kernels_.soft_cap(s.results + (size_t)r * vocab, vocab, spec_.final_cap);
     pool_.barrier();
   }
-  while (claims[4].take((int)s.inputs.size(), 1, &begin, &end)) {
+  while (claims[4].take(thread, (int)s.inputs.size(), 1, &begin, &end)) {
     StepInput& in = s.inputs[begin];
     if (in.output != StepOutput::sample || !in.sequence->sampler) continue;
     try {

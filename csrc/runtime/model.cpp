@@ -8,6 +8,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "cpu/isa.h"
 #include "runtime/step_state.h"
 
 namespace kq {
@@ -81,8 +82,11 @@ int Embedding::inputs() const {
 Model::Model(DecoderSpec spec, int threads, const Kernels& kernels)
     : spec_(std::move(spec)), kernels_(kernels), pool_(threads), layers_(spec_.num_layers) {
   for (int i = 0; i < pool_.size(); i++) thread_states_.push_back(std::make_unique<ThreadState>());
-  num_claims_ = kStepClaims + spec_.num_layers * (kAttentionClaims + kMlpClaims) + kResultClaims;
-  claims_ = std::make_unique<Claims[]>(num_claims_);
+  const int num_claims = kStepClaims + spec_.num_layers * (kAttentionClaims + kMlpClaims) + kResultClaims;
+  for (std::vector<Claims>& set : claims_) {
+    set.reserve(num_claims);
+    for (int i = 0; i < num_claims; i++) set.emplace_back(pool_.size());
+  }
   for (Layer& l : layers_) {
     l.experts_gate_up.resize(spec_.experts.count);
     l.experts_down.resize(spec_.experts.count);
@@ -150,17 +154,29 @@ bool Model::has_quantized_layers() const {
   return any;
 }
 
-size_t Model::panel_bytes() const {
-  auto bytes = [](const Linear& l) { return l.panels.panel_bytes * l.panels.num_panels; };
-  size_t sum = bytes(head_);
-  for (const Layer& l : layers_) {
-    for (const Linear* linear :
+std::vector<Linear*> Model::linears() {
+  std::vector<Linear*> all{&head_};
+  for (Layer& l : layers_) {
+    for (Linear* linear :
          {&l.qkv, &l.o, &l.gate_up, &l.up, &l.down, &l.router, &l.shared_gate_up, &l.shared_down, &l.shared_gate})
-      sum += bytes(*linear);
-    for (const auto* experts : {&l.experts_gate_up, &l.experts_down})
-      for (const Linear& expert : *experts) sum += bytes(expert);
+      all.push_back(linear);
+    for (auto* experts : {&l.experts_gate_up, &l.experts_down})
+      for (Linear& expert : *experts) all.push_back(&expert);
   }
+  return all;
+}
+
+size_t Model::panel_bytes() {
+  size_t sum = 0;
+  for (Linear* l : linears()) sum += l->panels.panel_bytes * l->panels.num_panels;
   return sum;
+}
+
+void Model::finish_loading() {
+  check();
+  // A step reads every weight once, so about cache size / weights of them are still there from the step before.
+  const bool cached = panel_bytes() <= 2 * last_cache_bytes();
+  for (Linear* l : linears()) l->panels.cached = cached;
 }
 
 void Model::check() const {
@@ -404,12 +420,14 @@ void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8
   prepare_rope(s);
   size_buffers(s);
   size_thread_buffers(s);
-  for (int i = 0; i < num_claims_; i++) claims_[i].reset();
+  std::vector<Claims>&claims = claims_[claims_set_], &next = claims_[1 - claims_set_];
   Scratch::NoGrowth guard;
   pool_.run([&](int thread) {
-    run_layers(thread, s);
-    finish_results(thread, s, claims_.get() + num_claims_ - kResultClaims);
+    for (Claims& c : next) c.reset(thread);
+    run_layers(thread, s, claims.data());
+    finish_results(thread, s, claims.data() + claims.size() - kResultClaims);
   });
+  claims_set_ = 1 - claims_set_;
   if (s.out_of_memory) throw std::bad_alloc();
   if (arena_.lost()) throw std::runtime_error("the panels file can no longer be read");
   if (s.rows_lost) throw std::runtime_error("the embedding's rows can no longer be read from the cache's files");

@@ -82,7 +82,7 @@ class Model {
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
   Arena& arena() { return arena_; }
-  size_t panel_bytes() const;
+  size_t panel_bytes();
   bool has_quantized_layers() const;
 
   // Roles as in models/spec.py; expert: -1, or which of a layer's experts. Throw std::invalid_argument for an unknown role.
@@ -93,6 +93,8 @@ class Model {
   void set_rope(int index, std::vector<float> inverse_frequencies, float factor);
   // Throws std::invalid_argument that names the first missing or misshapen weight.
   void check() const;
+  // check(), and what can be decided only now that all weights are known.
+  void finish_loading();
 
   // Numbers the result rows of the inputs and returns how many there are.
   static int result_rows(std::vector<StepInput>& inputs);
@@ -128,21 +130,24 @@ class Model {
   struct Routing;  // which columns go to which expert
   struct StepState;
 
-  // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims.
+  // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims. next: the product after it.
   void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-               const Output& out, Claims* claims);
+               const Output& out, Claims* claims, const Linear* next = nullptr);
+  int claim(const Panels& panels) const;  // panels a thread takes at a time
+  void fetch_ahead(int thread, const Linear& next, const Claims& claims) const;
   void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims);
   void multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out);
+  std::vector<Linear*> linears();
   Activations shape(const Linear& linear, int columns, bool int8, Buffers& buffers) const;
   Activations part(const Activations& whole, int first, int count) const;
   void fill(const Activations& a, const Linear& linear, const float* x, int column) const;
   void normalize(const NormWeights& norm, const float* x, float* y, int n) const;
   Output output(const Linear& linear, float* y, size_t stride, int rows, Epilogue epilogue, float scale = 1.0f) const;
   template <class F>
-  void each_column(StepState& s, Claims& claims, F f);  // f(column) on all threads; ends with a barrier
+  void each_column(int thread, StepState& s, Claims& claims, F f);  // f(column) on all threads; ends with a barrier
 
   void embed(int thread, StepState& s, int column);
-  void run_layers(int thread, StepState& s);
+  void run_layers(int thread, StepState& s, Claims* claims);
   void attention_block(int thread, StepState& s, int layer, Claims* claims);
   void mlp_block(int thread, StepState& s, int layer, Claims* claims);
   void experts(int thread, StepState& s, const Layer& layer, float* y, float scale, bool add, Claims* claims);
@@ -174,7 +179,8 @@ class Model {
   std::vector<std::unique_ptr<ThreadState>> thread_states_;
   Buffers columns_, expert_columns_;
   Scratch x_, qkv_, attended_, hidden_, sub_, head_in_, rope_rows_, router_, expert_hidden_, expert_out_, shared_out_;
-  std::unique_ptr<Claims[]> claims_;
-  int num_claims_ = 0;
+  // Two sets: while a step uses one, every thread resets its part of the other, in its own cache.
+  std::vector<Claims> claims_[2];
+  int claims_set_ = 0;
 };
 }  // namespace kq

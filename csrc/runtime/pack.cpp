@@ -175,11 +175,11 @@ void over_parts(const std::vector<Part>& parts, int first, int count, Visit visi
 // Fills all panels from the stacked parts on the pool: write(panel memory, first row, number of rows).
 template <class Part, class Write>
 void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base, bool release, ThreadPool& pool, Write write) {
-  Claims claims;
+  Claims claims(pool.size());
   const int chunk = (1 + (int)((1 << 20) / (p.panel_bytes + 1)) + 1) / 2 * 2;  // pairs of gated panels stay together
-  pool.run([&](int) {
+  pool.run([&](int thread) {
     int begin, end;
-    while (claims.take(p.num_panels, chunk, &begin, &end)) {
+    while (claims.take(thread, p.num_panels, chunk, &begin, &end)) {
       for (int i = begin; i < end; i++) {
         int first, count;
         panel_rows(p, i, &first, &count);

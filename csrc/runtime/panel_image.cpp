@@ -16,11 +16,11 @@ constexpr size_t kReadSlice = (size_t)2 << 20, kMapSlice = (size_t)32 << 20;
 // Calls f(begin, end) on the pool's threads for slices of [0, total).
 template <class F>
 void over_slices(ThreadPool& pool, size_t total, size_t slice, F f) {
-  Claims claims;
+  Claims claims(pool.size());
   const int count = (int)((total + slice - 1) / slice);
-  pool.run([&](int) {
+  pool.run([&](int thread) {
     int begin, end;
-    while (claims.take(count, 1, &begin, &end)) f((size_t)begin * slice, std::min(total, (size_t)end * slice));
+    while (claims.take(thread, count, 1, &begin, &end)) f((size_t)begin * slice, std::min(total, (size_t)end * slice));
   });
 }
 
