@@ -154,6 +154,8 @@ def test_other_kinds_are_refused_by_key(tmp_path, base, changes, key):
         (factors(Q, (48, 48), rank=3), {}, "do not have the rank that adapter_config.json says"),
         (factors(Q, (48, 48)), {"r": 0}, "r: not a positive number"),
         (factors(Q, (48, 48)), {"alpha_pattern": {"(": 3}}, "not a pattern"),
+        (factors(Q, (48, 48)), {"alpha_pattern": {"(.+)+!": 3}}, "may take forever"),
+        (factors(Q, (48, 48)), {"rank_pattern": {".*.*.*.*.*!": 3}}, "may take forever"),
         ({f"{PREFIX}{Q}.lora_A.weight": np.zeros((4, 48), np.float32)}, {}, "is incomplete"),
         ({f"{PREFIX}{Q}.lora_magnitude_vector": np.zeros(48, np.float32)}, {}, "cannot be merged"),
         ({}, {}, "the adapter is empty"),

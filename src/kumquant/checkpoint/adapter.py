@@ -38,6 +38,9 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
 }
 _KINDS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "embedding A", "lora_embedding_B": "embedding B"}
+# Patterns are an adapter's own; those below match a name of any length in a blink.
+_LONGEST_PATTERN, _MOST_REPEATS = 400, 3
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 _FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora_(?:embedding_)?[AB])(?:\.default)?(?:\.weight)?")
 
 
@@ -158,6 +161,10 @@ def _of_module(config: Mapping[str, Any], key: str, pattern_key: str, module: st
     if not isinstance(patterns, dict):
         raise CheckpointError("not an object", where=f"{CONFIG_NAME}: {pattern_key}", found=repr(patterns)[:80])
     for pattern, own in patterns.items():
+        if len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern) or (
+                sum(map(pattern.count, "*+{")) > _MOST_REPEATS):
+            raise UnsupportedError("a pattern that may take forever to match", where=f"{CONFIG_NAME}: {pattern_key}",
+                                   found=repr(pattern)[:80], hint="Write the modules' names out.")
         try:
             is_match = re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
         except re.error as error:
