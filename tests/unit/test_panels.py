@@ -304,6 +304,12 @@ def test_a_killed_writer_leaves_the_old_one_and_no_lock(folder, caplog):
     assert open_model(folder).panels_path == path
 
 
+def test_quiet_commands_say_nothing_and_others_one_line(folder, caplog):
+    rewrite(pack(folder).path, lambda data: b"")
+    assert main(["verify", str(folder), "--quiet"]) == 0 and not caplog.records
+    assert main(["verify", str(folder)]) == 0 and len(caplog.records) == 1
+
+
 def test_readers_keep_the_file_that_is_replaced_or_deleted(folder, way):
     pack(folder)
     model = open_model(folder)

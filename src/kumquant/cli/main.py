@@ -96,8 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one subcommand. Returns its exit code; errors are raised."""
     args = command_parser(name).parse_args(arguments)
-    logging.getLogger(__package__.partition(".")[0]).setLevel(logging.ERROR if args.quiet else logging.WARNING)
-    return _command(name).run(with_local_model(args))
+    log = logging.getLogger(__package__.partition(".")[0])
+    before = log.level
+    log.setLevel(logging.ERROR if args.quiet else before)
+    try:
+        return _command(name).run(with_local_model(args))
+    finally:
+        log.setLevel(before)
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:
