@@ -59,7 +59,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> transformers' class
     "stablelm": ("StableLmConfig", {**SIZES, "use_qkv_bias": True, "partial_rotary_factor": 0.25}),
     "phi": ("PhiConfig", {**SIZES, "num_key_value_heads": 4, "intermediate_size": 256, "partial_rotary_factor": 0.5}),
 }
-HEADINGS = ("model", "F16 in", "Q4_0 in", "same bytes out", "llama.cpp F32", "llama.cpp Q4_0", "llama.cpp F16")
+HEADINGS = ("model", "F16 in", "Q4_0 in", "same bytes out", "llama.cpp F32", "llama.cpp Q4_0", "llama.cpp F16",
+            "safetensors out")
 EXPLAINED = """
 F16 in: cache records that differ between the GGUF file in F16 and the original folder, both converted to q0f16.
 Q4_0 in: our logits on the Q4_0 file (q4f16_1, float32 activations) against transformers on its dequantized tensors:
@@ -68,6 +69,7 @@ same bytes out: tensors of the Q4_0 file that its export from the cache has, bit
 llama.cpp F32: our logits against llama.cpp's on the export, which llama-quantize turned into F32; as above.
 llama.cpp Q4_0, F16: against llama.cpp on the exports of q4f16_1 and q0f16 as they are: correlation. llama.cpp rounds
   activations to 8 bits beside Q4_0 and to float16 beside F16.
+safetensors out: our logits against those of transformers on the export of q4f16_1 to safetensors; as above.
 """
 TOKENS = [5 * n % 270 + 1 for n in range(40)]
 CONTEXT = 64
@@ -175,10 +177,15 @@ def compare(name: str, folder: Path, tree: Path, program: Path) -> tuple[list[st
     exported = difference(ours, llama_cpp_logits(folder / "f32.gguf"))
     rounded = correlation(ours, llama_cpp_logits(folder / "four-out.gguf"))
     halves = correlation(kumquant.LLM(folder / "half").logits(TOKENS), llama_cpp_logits(folder / "half-out.gguf"))
+    export(folder / "four", folder / "safetensors", "safetensors")
+    back = AutoModelForCausalLM.from_pretrained(folder / "safetensors", dtype=torch.float32,
+                                                attn_implementation="eager").eval()
+    with torch.no_grad():
+        dequantized = difference(ours, back(torch.tensor([TOKENS])).logits[0].numpy())
     is_right = (not differing and imported < 1e-5 and same == len(before) == len(after) and exported < 1e-3
-                and rounded > 0.99 and halves > 0.9999)
+                and rounded > 0.99 and halves > 0.9999 and dequantized < 1e-5)
     return [name, str(len(differing)), f"{imported:.1e}", f"{same} of {len(before)}", f"{exported:.1e}",
-            f"{rounded:.4f}", f"{halves:.6f}"], is_right
+            f"{rounded:.4f}", f"{halves:.6f}", f"{dequantized:.1e}"], is_right
 
 
 def main() -> int:

@@ -55,9 +55,10 @@ def _windows(metadata: Metadata, config: Config, period: int) -> Config:
 
 
 def phi3(metadata: Metadata, config: Config) -> Config:
+    """Transformers takes id 32000 for padding where nothing is said, also in smaller vocabularies."""
     window = metadata.values.get(f"{metadata.architecture}.attention.sliding_window") or None
     original = metadata.count("rope.scaling.original_context_length", config["max_position_embeddings"])
-    return config | {"sliding_window": window, "original_max_position_embeddings": original}
+    return config | {"pad_token_id": None, "sliding_window": window, "original_max_position_embeddings": original}
 
 
 def gpt2(metadata: Metadata, config: Config) -> Config:
@@ -83,7 +84,7 @@ def granite(metadata: Metadata, config: Config) -> Config:
 
 
 def smollm3(metadata: Metadata, config: Config) -> Config:
-    return config | {"no_rope_layer_interval": 4}
+    return config | {"no_rope_layer_interval": 4, "pad_token_id": None}  # see phi3
 
 
 def starcoder2(metadata: Metadata, config: Config) -> Config:
