@@ -116,7 +116,7 @@ nb::tuple quantize(const std::string& isa, Floats x, int group) {
 
 // q: (rows, dim); k, v: (tokens, dim); row i sees tokens first[i] .. last[i].
 nb::object attend(const std::string& isa, Matrix q, Matrix k, Matrix v, const std::vector<int>& first, const std::vector<int>& last,
-                  const std::string& dtype, float cap) {
+                  const std::string& dtype, float cap, bool in_parts) {
   const Kernels& kernels = choose_kernels(isa);
   const int rows = (int)q.shape(0), dim = (int)q.shape(1), tokens = (int)k.shape(0);
   require(rows > 0 && dim > 0 && tokens > 0 && k.shape(1) == q.shape(1), "q and k have the wrong shape");
@@ -128,15 +128,27 @@ nb::object attend(const std::string& isa, Matrix q, Matrix k, Matrix v, const st
   spec.num_layers = spec.num_kv_heads = 1;
   spec.head_dim = dim;
   const int num_pages = (tokens + kPageTokens - 1) / kPageTokens;
-  PagePool pool(spec, num_pages, number_named(dtype));
+  PagePool pool(spec, num_pages, kv_number_named(dtype));
   std::vector<int32_t> pages(num_pages);
   for (int i = 0; i < num_pages; i++) pages[i] = num_pages - 1 - i;
   KvHead kv = pool.head(spec, 0, 0, pages.data());
-  for (int t = 0; t < tokens; t++) kernels.write_kv(kv, t, k.data() + (size_t)t * dim, v.data() + (size_t)t * dim);
+  std::vector<float> key(dim);
+  for (int t = 0; t < tokens; t++) {
+    key.assign(k.data() + (size_t)t * dim, k.data() + (size_t)(t + 1) * dim);
+    kernels.write_kv(kv, t, key.data(), v.data() + (size_t)t * dim);
+  }
   std::vector<float> y((size_t)rows * dim), scratch(attention_scratch(rows, spec.padded_head_dim()));
   std::vector<size_t> offsets(rows);
   for (int r = 0; r < rows; r++) offsets[r] = (size_t)r * dim;
-  kernels.attend(kv, q.data(), dim, first.data(), last.data(), rows, cap, y.data(), offsets.data(), scratch.data());
+  const AttentionRows query{q.data(), (size_t)dim, first.data(), last.data(), rows, cap};
+  if (in_parts) {
+    const int chunks = (tokens + kChunkTokens - 1) / kChunkTokens;
+    std::vector<float> parts(chunks * attention_part(rows, spec.padded_head_dim()));
+    for (int c = chunks - 1; c >= 0; c--) kernels.attend_chunks(kv, query, c, c + 1, parts.data(), scratch.data());
+    kernels.join_chunks(kv, query, parts.data(), y.data(), offsets.data(), scratch.data());
+  } else {
+    kernels.attend(kv, query, y.data(), offsets.data(), scratch.data());
+  }
   return array(std::move(y), {(size_t)rows, (size_t)dim});
 }
 }  // namespace
@@ -149,7 +161,7 @@ void bind_kernels(nb::module_& m) {
         nb::arg("activation") = "silu", nb::arg("scale") = 1.0f);
   k.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"), nb::arg("group") = 32);
   k.def("attend", &attend, nb::arg("isa"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"),
-        nb::arg("cap") = 0.0f);
+        nb::arg("cap") = 0.0f, nb::arg("in_parts") = false);
   k.def("rms_norm", [](const std::string& isa, Floats x, Floats weight, float eps) {
     require(weight.size() == x.size(), "weight has the wrong shape");
     std::vector<float> y(x.size());

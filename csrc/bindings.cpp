@@ -179,9 +179,7 @@ static void bind_runtime(nb::module_& m) {
       .def("__init__",
            [](PagePool* self, const PyModel& model, int num_pages, const std::string& dtype) {
              if (num_pages < 1) throw std::invalid_argument("a pool needs at least one page");
-             const Number number = number_named(dtype);
-             if (number == Number::bf16) throw std::invalid_argument("keys and values are float16 or float32");
-             new (self) PagePool(model.model.spec(), num_pages, number);
+             new (self) PagePool(model.model.spec(), num_pages, kv_number_named(dtype));
            })
       .def_prop_ro("num_pages", &PagePool::num_pages)
       .def_prop_ro("page_bytes", &PagePool::page_bytes);

@@ -115,6 +115,6 @@ const Kernels table = {
     "portable",
 #endif
     kIntCols, kFloatCols, quantize_column, pack_column, pack_rows, matmul_int, matmul_float, rms_norm, layer_norm, rope, soft_cap,
-    write_kv, attend, argmax, exp_sum};
+    write_kv, attend, attend_chunks, join_chunks, argmax, exp_sum};
 }  // namespace KQ_ISA
 }  // namespace kq

@@ -21,6 +21,9 @@ constexpr int kLaneTokens = 16;  // tokens that stand side by side in a page's k
 
 enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
 inline size_t size_of(Number n) { return n == Number::f32 ? 4 : 2; }
+// Of keys and values. i8: codes, with a bfloat16 scale per token and head.
+enum class KvNumber : int { f32 = 0, f16 = 1, i8 = 2 };
+constexpr size_t size_of(KvNumber n) { return n == KvNumber::f32 ? 4 : n == KvNumber::f16 ? 2 : 1; }
 
 // A weight matrix in panels. quantized: numbers is the dtype of the scales; else of the weights.
 struct Panels {
@@ -79,10 +82,21 @@ struct KvHead {
   uint8_t* pool;
   size_t page_bytes;
   const int32_t* pages;
-  size_t key_offset, value_offset;  // inside a page
-  int head_dim;                     // logical
-  int padded_dim;                   // a multiple of 16
-  Number number;                    // f32 or f16
+  size_t key_offset, value_offset, scale_offset;  // inside a page; scales: of an int8 cache
+  int head_dim;                                   // logical
+  int padded_dim;                                 // a multiple of 16
+  KvNumber number;
+};
+inline int quad_dim(int head_dim) { return (head_dim + 3) / 4 * 4; }  // dimensions of an int8 cache's keys
+
+// Query rows that share a key/value head. q: (rows, head_dim), already scaled; row i sees tokens first[i] .. last[i].
+// cap: soft cap on the scores, 0 for none.
+struct AttentionRows {
+  const float* q;
+  size_t q_stride;
+  const int *first, *last;
+  int rows;
+  float cap;
 };
 
 struct Kernels {
@@ -107,13 +121,15 @@ struct Kernels {
   void (*rope)(float* x, int half, const float* cos, const float* sin, bool interleaved);
   // x = cap * tanh(x / cap)
   void (*soft_cap)(float* x, int n, float cap);
-  void (*write_kv)(const KvHead& kv, int token, const float* key, const float* value);
+  // May overwrite key.
+  void (*write_kv)(const KvHead& kv, int token, float* key, const float* value);
 
-  // Attention of `rows` query rows that share a key/value head. q: (rows, head_dim), already scaled; row i sees tokens
-  // first[i] .. last[i]. y: (rows, head_dim) at the given row offsets. cap: soft cap on the scores, 0 for none.
-  // scratch: attention_scratch(rows, padded_dim) floats.
-  void (*attend)(const KvHead& kv, const float* q, size_t q_stride, const int* first, const int* last, int rows, float cap, float* y,
-                 const size_t* y_offsets, float* scratch);
+  // y: (rows, head_dim) at the given row offsets. scratch: attention_scratch(rows, padded_dim) floats.
+  void (*attend)(const KvHead& kv, const AttentionRows& rows, float* y, const size_t* y_offsets, float* scratch);
+  // The same in two parts, so that several threads may share a long context: chunks [first_chunk, last_chunk) into parts
+  // (attention_part(rows, padded_dim) floats for each chunk, counted from the sequence's first token), then all of them joined.
+  void (*attend_chunks)(const KvHead& kv, const AttentionRows& rows, int first_chunk, int last_chunk, float* parts, float* scratch);
+  void (*join_chunks)(const KvHead& kv, const AttentionRows& rows, float* parts, float* y, const size_t* y_offsets, float* scratch);
 
   // Token choice: index of the largest value (the first of equals); largest value; sum of exp(x - shift) in one order,
   // optionally stored.
@@ -121,8 +137,11 @@ struct Kernels {
   double (*exp_sum)(const float* x, int n, float shift, float inverse_temperature, float* stored);
 };
 
+constexpr int kChunkTokens = 256;  // tokens whose weights are summed together
+// A multiple of 16: what stands behind it begins a cache line too.
+inline size_t attention_part(int rows, int padded_dim) { return (size_t)rows * padded_dim + (2 * (size_t)rows + 15) / 16 * 16; }
 inline size_t attention_scratch(int rows, int padded_dim) {
-  return (size_t)rows * (256 + 2 * (size_t)padded_dim + 64) + 1024;
+  return 2 * attention_part(rows, padded_dim) + 16 * kChunkTokens + (size_t)(rows + 1) * (padded_dim + 8);
 }
 
 // Kernels of an instruction set by its name in cpu/isa.h; null when this build or machine lacks it.

@@ -20,11 +20,13 @@ namespace KQ_ISA {
 constexpr int kIntCols = 12;   // columns a pass of the int8 kernel keeps in registers
 constexpr int kFloatCols = 4;  // the same for float32 activations
 constexpr int kRows = 12;      // query rows a pass of attention keeps in registers
+constexpr int kByteRows = 6;   // the same over an int8 cache, two sums each
 #elif defined(KQ_ISA_AVX2)
 #include "kernels/simd_avx2.h"
 constexpr int kIntCols = 3;
 constexpr int kFloatCols = 1;
 constexpr int kRows = 4;
+constexpr int kByteRows = 2;
 #elif defined(KQ_ISA_NEON)
 #include "kernels/simd_neon.h"
 #if defined(KQ_NEON_DOTPROD) || defined(KQ_NEON_I8MM)
@@ -34,11 +36,13 @@ constexpr int kIntCols = 2;
 #endif
 constexpr int kFloatCols = 1;
 constexpr int kRows = 4;
+constexpr int kByteRows = 4;
 #else
 #include "kernels/simd_portable.h"
 constexpr int kIntCols = 2;
 constexpr int kFloatCols = 1;
 constexpr int kRows = 2;
+constexpr int kByteRows = 2;
 #endif
 
 #if !defined(KQ_ISA_AVX512)
@@ -86,6 +90,21 @@ static inline F16 exp(F16 x) {
   return select_lt(x, lo, zero(), mul(p, pow2(n)));
 }
 
+// 2^x to about 1 ulp for x <= 88; 0 below -126 (so also for -inf). The polynomial is the minimax one of degree 6 on
+// |r| <= 1/2 with the constant term 1, so 2^0 is exactly 1.
+static inline F16 exp2(F16 x) {
+  const F16 n = round(x), r = sub(x, n);
+  F16 p = set1(1.5469732170e-4f);
+  p = fma(p, r, set1(1.3410000829e-3f));
+  p = fma(p, r, set1(9.6180308610e-3f));
+  p = fma(p, r, set1(5.5502973497e-2f));
+  p = fma(p, r, set1(2.4022650719e-1f));
+  p = fma(p, r, set1(6.9314724207e-1f));
+  p = fma(p, r, set1(1.0f));
+  const F16 lo = set1(-126.0f);
+  return select_lt(x, lo, zero(), times_pow2(p, n));
+}
+
 static inline F16 tanh(F16 x) {  // 1 - 2 / (e^2x + 1)
   return sub(set1(1.0f), div(set1(2.0f), add(exp(add(x, x)), set1(1.0f))));
 }
@@ -116,9 +135,9 @@ static inline F16 gelu_tanh(F16 x) {  // x / 2 (1 + tanh u) = x / (1 + e^-2u), u
 }
 static inline F16 relu(F16 x) { return max(x, zero()); }
 
-static inline float exp_scalar(float x) {
+static inline float exp2_scalar(float x) {
   float t[16];
-  store(t, exp(set1(x)));
+  store(t, exp2(set1(x)));
   return t[0];
 }
 }  // namespace KQ_ISA

@@ -53,9 +53,13 @@ static inline F16 load_bf16(const uint16_t* p) {
 }
 static inline I16 round_to_int(F16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 static inline F16 to_float(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline F16 round(F16 x) {
+  return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 static inline I16 iset1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline __m256 pow2_8(__m256i n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
 static inline F16 pow2(I16 n) { return {pow2_8(n.a), pow2_8(n.b)}; }
+static inline F16 times_pow2(F16 x, F16 n) { return mul(x, pow2(round_to_int(n))); }
 static inline void store_i8(int8_t* p, I16 x) {
   __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);  // sixteen int16 in order
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
@@ -130,6 +134,18 @@ struct GroupDotWide {
     __m256i i = _mm256_set1_epi32(init);
     return {_mm256_add_epi32(i, _mm256_permute4x64_epi64(a, 0xD8)), _mm256_add_epi32(i, _mm256_permute4x64_epi64(b, 0xD8))};
   }
+};
+
+// Codes up to 255 by activations of magnitude at most 64: a pair makes at most 32,640, so it fits int16.
+struct GroupDotSmall {
+  __m256i a, b;
+  inline void start(int32_t init) { a = b = _mm256_set1_epi32(init); }
+  inline void add(B64 codes, const int8_t* quad) {
+    __m256i q = _mm256_set1_epi32(*(const int32_t*)quad), one = _mm256_set1_epi16(1);
+    a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.a, q), one));
+    b = _mm256_add_epi32(b, _mm256_madd_epi16(_mm256_maddubs_epi16(codes.b, q), one));
+  }
+  inline I16 sum(int32_t) const { return {a, b}; }
 };
 
 static inline I16 iadd(I16 x, I16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }

@@ -41,8 +41,11 @@ static inline F16 load_bf16(const uint16_t* p) {
 }
 static inline I16 round_to_int(F16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+static inline F16 round(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 static inline I16 iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline F16 pow2(I16 n) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))}; }
+// a * 2^n for integral n of at least -126.
+static inline F16 times_pow2(F16 a, F16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 static inline void store_i8(int8_t* p, I16 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 static inline int32_t reduce_add(I16 a) { return _mm512_reduce_add_epi32(a.v); }  // exact, so in any order
 
@@ -79,7 +82,8 @@ struct GroupDot {
   }
   inline I16 sum(int32_t) const { return {acc}; }
 };
-using GroupDotWide = GroupDot;  // codes up to 255
+using GroupDotWide = GroupDot;   // codes up to 255
+using GroupDotSmall = GroupDot;  // codes up to 255, activations of magnitude up to 64
 
 // The same from lines of nibbles, in two sums. High nibbles stay where they are, as codes times 16: one operation less.
 struct NibbleDot {

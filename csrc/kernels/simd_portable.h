@@ -59,8 +59,10 @@ static inline I16 round_to_int(F16 x) {  // |x| < 2^31; the default rounding mod
   return r;
 }
 static inline F16 to_float(I16 x) { F16 r; KQ_EACH r.v[i] = (float)x.v[i]; return r; }
+static inline F16 round(F16 x) { KQ_EACH x.v[i] = __builtin_rintf(x.v[i]); return x; }
 static inline I16 iset1(int32_t x) { I16 r; KQ_EACH r.v[i] = x; return r; }
 static inline F16 pow2(I16 n) { F16 r; KQ_EACH r.v[i] = bits_to_float((uint32_t)(n.v[i] + 127) << 23); return r; }
+static inline F16 times_pow2(F16 x, F16 n) { return mul(x, pow2(round_to_int(n))); }
 static inline void store_i8(int8_t* p, I16 x) { KQ_EACH p[i] = (int8_t)x.v[i]; }
 static inline int32_t reduce_add(I16 x) { int32_t s = 0; KQ_EACH s += x.v[i]; return s; }
 static inline float reduce_add(F16 x) {
@@ -90,6 +92,7 @@ struct GroupDot {
   inline I16 sum(int32_t) const { I16 r; KQ_EACH r.v[i] = acc[i]; return r; }
 };
 using GroupDotWide = GroupDot;
+using GroupDotSmall = GroupDot;
 
 static inline I16 iadd(I16 x, I16 y) { KQ_EACH x.v[i] += y.v[i]; return x; }
 static inline I16 imul(I16 x, I16 y) { KQ_EACH x.v[i] *= y.v[i]; return x; }

@@ -174,7 +174,7 @@ void Model::attend(int thread, StepState& s, int layer, const Task& task, bool r
     }
   }
   KvHead kv = s.pages.head(spec_, layer, task.kv_head, in.sequence->pages.data());
-  kernels_.attend(kv, q, dim, first, last, rows, spec_.attention_cap, s.attended, offsets, scratch);
+  kernels_.attend(kv, {q, (size_t)dim, first, last, rows, spec_.attention_cap}, s.attended, offsets, scratch);
 }
 
 void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {

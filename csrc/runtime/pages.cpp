@@ -8,13 +8,18 @@ namespace kq {
 namespace {
 // An encoder reads a layer's keys and values within the step that writes them: one layer's room serves all.
 int kept_layers(const DecoderSpec& spec) { return spec.causal ? spec.num_layers : 1; }
+
+size_t key_bytes(const DecoderSpec& spec, KvNumber number) {
+  return (size_t)kPageTokens * (number == KvNumber::i8 ? quad_dim(spec.head_dim) : spec.head_dim) * size_of(number);
+}
 }  // namespace
 
-PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number)
+PagePool::PagePool(const DecoderSpec& spec, int num_pages, KvNumber number)
     : num_pages_(num_pages), num_heads_(spec.num_kv_heads * kept_layers(spec)), number_(number) {
-  key_bytes_ = (size_t)kPageTokens * spec.head_dim * size_of(number);
+  key_bytes_ = key_bytes(spec, number);
   value_bytes_ = (size_t)kPageTokens * spec.padded_head_dim() * size_of(number);
-  page_bytes_ = (key_bytes_ + value_bytes_) * num_heads_;
+  scale_bytes_ = number == KvNumber::i8 ? (size_t)2 * kPageTokens * sizeof(uint16_t) : 0;
+  page_bytes_ = (key_bytes_ + value_bytes_ + scale_bytes_) * num_heads_;
   page_bytes_ = (page_bytes_ + 63) / 64 * 64;
   size_ = page_bytes_ * (size_t)num_pages + 4096;
   // Pages become resident when first written; zeroed memory keeps unseen values finite (their weight is 0).
@@ -26,11 +31,11 @@ PagePool::PagePool(const DecoderSpec& spec, int num_pages, Number number)
 PagePool::~PagePool() { munmap(base_, size_); }
 
 bool PagePool::fits(const DecoderSpec& spec) const {
-  return num_heads_ == spec.num_kv_heads * kept_layers(spec) && key_bytes_ == (size_t)kPageTokens * spec.head_dim * size_of(number_);
+  return num_heads_ == spec.num_kv_heads * kept_layers(spec) && key_bytes_ == key_bytes(spec, number_);
 }
 
 KvHead PagePool::head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const {
-  const size_t at = ((size_t)(layer % kept_layers(spec)) * spec.num_kv_heads + kv_head) * (key_bytes_ + value_bytes_);
-  return {base_, page_bytes_, pages, at, at + key_bytes_, spec.head_dim, spec.padded_head_dim(), number_};
+  const size_t at = ((size_t)(layer % kept_layers(spec)) * spec.num_kv_heads + kv_head) * (key_bytes_ + value_bytes_ + scale_bytes_);
+  return {base_, page_bytes_, pages, at, at + key_bytes_, at + key_bytes_ + value_bytes_, spec.head_dim, spec.padded_head_dim(), number_};
 }
 }  // namespace kq

@@ -12,7 +12,7 @@ namespace kq {
 // Pages of keys and values for all layers. A page holds kPageTokens tokens.
 class PagePool {
  public:
-  PagePool(const DecoderSpec& spec, int num_pages, Number number);
+  PagePool(const DecoderSpec& spec, int num_pages, KvNumber number);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -25,9 +25,10 @@ class PagePool {
 
  private:
   uint8_t* base_ = nullptr;
-  size_t size_ = 0, page_bytes_ = 0, key_bytes_ = 0, value_bytes_ = 0;
+  size_t size_ = 0, page_bytes_ = 0;
+  size_t key_bytes_ = 0, value_bytes_ = 0, scale_bytes_ = 0;  // of one head in a page
   int num_pages_, num_heads_;  // key/value heads of all kept layers
-  Number number_;
+  KvNumber number_;
 };
 
 struct Sequence {

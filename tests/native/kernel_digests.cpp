@@ -104,6 +104,7 @@ class Report {
 };
 
 const char* name_of(Number number) { return number == Number::f32 ? "f32" : number == Number::f16 ? "f16" : "bf16"; }
+const char* name_of(KvNumber number) { return number == KvNumber::f32 ? "f32" : number == KvNumber::f16 ? "f16" : "i8"; }
 
 struct Matrix {
   const char* name;
@@ -195,7 +196,7 @@ void quantized_columns(Report& report) {
 }
 
 void attention(Report& report) {
-  for (Number number : {Number::f32, Number::f16})
+  for (KvNumber number : {KvNumber::f32, KvNumber::f16, KvNumber::i8})
     for (int dim : {12, 64, 80})
       for (int rows : {1, 3, 4, 13})
         report.run(label("attend %s dim %d rows %d", name_of(number), dim, rows), [&](const std::string& isa, Digest& digest) {
@@ -222,8 +223,8 @@ void attention(Report& report) {
             offsets[r] = (size_t)r * dim;
           }
           std::vector<float> y((size_t)rows * dim), scratch(attention_scratch(rows, spec.padded_head_dim()));
-          kernels.attend(kv, q.data(), dim, first.data(), last.data(), rows, rows == 3 ? 5.0f : 0.0f, y.data(), offsets.data(),
-                         scratch.data());
+          const AttentionRows query{q.data(), (size_t)dim, first.data(), last.data(), rows, rows == 3 ? 5.0f : 0.0f};
+          kernels.attend(kv, query, y.data(), offsets.data(), scratch.data());
           digest.add(y);
         });
 }

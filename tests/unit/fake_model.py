@@ -81,7 +81,7 @@ class FakeModel:
     def pages_for(self, length: int) -> int:
         return -(-length // PAGE_SIZE)
 
-    def new_pool(self, num_pages: int, activations: str) -> FakePool:
+    def new_pool(self, num_pages: int, activations: str, kv_dtype: str = "auto") -> FakePool:
         return FakePool(num_pages)
 
     def new_sequence(self, pool: FakePool, sampler: SamplerConfig | None,
@@ -93,7 +93,7 @@ class FakeModel:
         self.step_sizes.append((len(inputs), sum(len(fed.token_ids) for fed in inputs)))
         return [self._run(pool, fed) for fed in inputs]
 
-    def logits(self, token_ids: list[int], activations: str = "int8") -> np.ndarray:
+    def logits(self, token_ids: list[int], activations: str = "int8", kv_dtype: str = "auto") -> np.ndarray:
         ends = range(1, len(token_ids) + 1)
         rows = [np.random.default_rng(_hash(token_ids[:end])).normal(size=self.vocab_size) for end in ends]
         return np.asarray(rows, dtype=np.float32)

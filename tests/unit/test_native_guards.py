@@ -87,7 +87,7 @@ def test_a_pool_of_another_model():
     sequence.add_pages(pool.allocate(1))
     with pytest.raises(RequestError, match="another model's"):
         model.step(pool, [StepInput(sequence, [1], "last")])
-    with pytest.raises(ValueError, match="float16 or float32"):
+    with pytest.raises(ValueError, match="float32, float16 or int8"):
         _native.PagePool(model.native, 1, "bfloat16")
 
 

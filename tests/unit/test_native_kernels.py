@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from kumquant import _native
+from kumquant.runtime.reference import hadamard, int8_rounded
 
 K = _native.kernels
 ISAS = _native.isa_list()
@@ -217,6 +218,48 @@ def test_attention(dim, rows, dtype):
             assert alone.tobytes() == got[r].tobytes()
 
 
+@pytest.mark.parametrize("dim", [7, 8, 12, 16, 32, 40, 64, 80, 96, 112, 128, 256])
+@pytest.mark.parametrize("rows", [1, 3, 4, 13])
+def test_attention_over_int8_keys_and_values(dim, rows):
+    """The codes are as defined; queries and weights are rounded to 1 / 8,192 of their largest: far less loss."""
+    tokens = 600
+    k, v = (RNG.standard_normal((tokens, dim)).astype(np.float32) * scale for scale in (1.0, 3.0))
+    k[:, dim // 2] *= 8  # what the rotation is for
+    v[::7] *= 0.01
+    q = (RNG.standard_normal((rows, dim)) / np.sqrt(dim)).astype(np.float32)
+    last = [int(t) for t in RNG.integers(0, tokens, rows)]
+    last[0] = tokens - 1
+    first = [max(0, t - window + 1) for t, window in zip(last, RNG.integers(1, 500, rows), strict=True)]
+    first[-1] = 0
+    got = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, "int8"))
+    want = attention_twin(hadamard(q), int8_rounded(hadamard(k)), int8_rounded(v), first, last)
+    loss = np.abs(want - attention_twin(q, k, v, first, last)).mean()
+    assert np.abs(got - want).mean() < 0.1 * loss
+    np.testing.assert_allclose(got, want, atol=0.01)
+    for isa in ISAS:  # a row is the same alone, whatever shares its pass
+        for r in range(rows):
+            alone = K.attend(isa, q[r:r + 1], k, v, first[r:r + 1], last[r:r + 1], "int8")
+            assert alone.tobytes() == got[r].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_attention_computed_in_parts_is_the_same(dtype):
+    k, v, q = (RNG.standard_normal((n, 48)).astype(np.float32) for n in (1000, 1000, 5))
+    first, last = [0, 300, 0, 999, 256], [999, 400, 255, 999, 998]
+    whole = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, dtype))
+    parts = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, dtype, in_parts=True))
+    assert whole.tobytes() == parts.tobytes()
+
+
+def test_int8_keys_and_values_of_any_size():
+    k, v = (np.zeros((5, 16), np.float32) for _ in "kv")
+    k[1], k[2, 3], k[3, 5], k[4] = 1e-42, np.inf, np.nan, 3e38
+    v[1], v[2, 3], v[3, 5], v[4] = 1e-42, -np.inf, np.nan, 3e38
+    for q in (np.full((1, 16), 1e-6, np.float32), np.zeros((1, 16), np.float32), np.full((1, 16), 1e-43, np.float32)):
+        got = on_every_isa(lambda isa, q=q: K.attend(isa, q, k, v, [0], [4], "int8"))
+        assert np.isfinite(got).all() and np.abs(got).max() <= 66000
+
+
 def test_float16_keys_saturate_instead_of_overflowing():
     k = np.full((3, 16), 1e6, np.float32)
     v = np.full((3, 16), -1e6, np.float32)
@@ -356,3 +399,5 @@ def test_attention_with_capped_scores():
         scores = 5 * np.tanh(k[: last[r] + 1].astype(np.float64) @ q[r] / 5)
         weights = np.exp(scores - scores.max())
         np.testing.assert_allclose(got[r], weights / weights.sum() @ v[: last[r] + 1], atol=3e-5)
+    rounded = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, "int8", 5.0))
+    np.testing.assert_allclose(rounded, got, atol=0.1)

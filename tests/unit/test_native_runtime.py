@@ -12,7 +12,7 @@ from kumquant import _native
 from kumquant.convert import convert
 from kumquant.errors import CapacityError, RequestError, TensorCacheError
 from kumquant.models import DecoderSpec, RopeSpec, TensorCache
-from kumquant.runtime import Model, SamplerConfig, StepInput
+from kumquant.runtime import KV_DTYPES, Model, SamplerConfig, StepInput, reference
 from kumquant.runtime.loader import role_shapes
 
 ISAS = _native.isa_list()
@@ -62,8 +62,9 @@ PLAIN = make_tensors(SPEC, quantized=False)
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SPEC.vocab_size, 300)]
 
 
-def run_in_chunks(model: Model, tokens: list[int], chunks: list[int], activations: str) -> np.ndarray:
-    pool = model.new_pool(model.pages_for(len(tokens)) + 3, activations)
+def run_in_chunks(model: Model, tokens: list[int], chunks: list[int], activations: str,
+                  kv_dtype: str = "auto") -> np.ndarray:
+    pool = model.new_pool(model.pages_for(len(tokens)) + 3, activations, kv_dtype)
     pool.allocate(2)  # so that page numbers are not 0, 1, 2, …
     sequence = model.new_sequence(pool)
     rows, at = [], 0
@@ -89,6 +90,45 @@ def test_chunks_threads_and_instruction_sets_do_not_matter(tensors, activations)
                 want = got if want is None else want
                 assert got.tobytes() == want.tobytes(), (isa, threads, chunks)
     assert np.isfinite(want).all() and want.std() > 0.1
+
+
+@pytest.mark.parametrize("tensors", [QUANTIZED, PLAIN], ids=["quantized", "plain"])
+def test_chunks_threads_and_instruction_sets_do_not_matter_to_an_int8_cache(tensors):
+    want = None
+    for isa in ISAS:
+        for threads in (1, 3):
+            model = Model.from_arrays(SPEC, tensors, threads=threads, isa=isa)
+            for chunks in ([300], [1, 99, 7, 193], [250] + [1] * 50):
+                got = run_in_chunks(model, TOKENS, chunks, "int8", "int8")
+                want = got if want is None else want
+                assert got.tobytes() == want.tobytes(), (isa, threads, chunks)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"sliding_window": (16, 0), "attention_cap": 20.0}, {"num_kv_heads": 1}, {"num_kv_heads": 6}, {"causal": False},
+], ids=["grouped", "capped", "one head", "all heads", "encoder"])
+def test_an_int8_cache_computes_what_its_twin_does(changes):
+    spec = make_spec(**changes)
+    tensors = make_tensors(spec, quantized=False)
+    model = Model.from_arrays(spec, tensors, threads=2)
+    compute = model.logits if spec.causal else model.hidden_states
+    exact, rounded = (compute(TOKENS[:80], "float32", kv_dtype) for kv_dtype in ("float32", "int8"))
+    want = reference.forward(spec, tensors, TOKENS[:80], "int8")
+    loss = np.abs(rounded - exact).mean()
+    assert loss > 0
+    assert np.abs(rounded - want).mean() < 0.2 * loss  # now and then a code falls to the other side of a tie
+    assert np.abs(rounded - want).max() < 0.05 * np.abs(want).max()
+
+
+def test_an_int8_cache_takes_about_half_the_memory():
+    model = Model.from_arrays(make_spec(head_dim=64, hidden_size=384, num_heads=6), make_tensors(
+        make_spec(head_dim=64, hidden_size=384, num_heads=6), quantized=True), threads=1)
+    sizes = {kv_dtype: model.new_pool(1, "int8", kv_dtype).page_bytes for kv_dtype in KV_DTYPES}
+    assert sizes["auto"] == sizes["float16"] == sizes["float32"] // 2
+    assert sizes["int8"] == sizes["float16"] * 33 // 64  # a scale of two bytes for 64 codes
+    assert model.new_pool(1, "float32").kv_dtype == "float32"
+    with pytest.raises(RequestError, match="auto, float32, float16, int8"):
+        model.new_pool(1, "int8", "q8_0")  # type: ignore[arg-type]
 
 
 def test_plain_layers_compute_the_same_in_either_setting():

@@ -13,7 +13,7 @@ from ..errors import RequestError
 from ..models import TensorCache
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import Model, PagePool, SamplerConfig, Sequence, StepInput
+from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput
 from .machine import cpu_name, peak_rss_bytes
 
 FIRST_TOKEN_PROMPT = 16  # tokens before the first token whose time is told
@@ -54,13 +54,16 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """open_s, first_token_s: from the call that opens the warm cache to the model, and to the first token of
+    """kv_dtype: of keys and values.
+
+    open_s, first_token_s: from the call that opens the warm cache to the model, and to the first token of
     a 16-token prompt. peak_rss_bytes: before batches above 1 and contexts above 1024 ran.
     """
 
     cpu: str
     isa: str
     threads: int
+    kv_dtype: str
     results: tuple[BenchResult, ...]
     open_s: float
     first_token_s: float
@@ -85,7 +88,7 @@ class _Test:
 
 
 def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, threads: int | None = None,
-              activations: Literal["int8", "float32"] = "int8",
+              activations: Literal["int8", "float32"] = "int8", kv_dtype: KvDtype = "auto",
               progress: Progress = NO_PROGRESS) -> BenchReport:
     """Measure the model of a cache folder. Needs no tokenizer.
 
@@ -97,11 +100,11 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
     started_at = time.perf_counter()
     model = Model(TensorCache.open(folder), threads=threads or default_threads())
     open_s = time.perf_counter() - started_at
-    _first_token(model, activations)
+    _first_token(model, activations, kv_dtype)
     first_token_s = time.perf_counter() - started_at
 
     tests = _planned(settings, model.context_length)
-    pool = model.new_pool(max(test.batch * model.pages_for(test.length) for test in tests), activations)
+    pool = model.new_pool(max(test.batch * model.pages_for(test.length) for test in tests), activations, kv_dtype)
     runner = _Runner(model, pool)
     speeds: dict[_Test, list[float]] = {test: [] for test in tests}
     progress.start(settings.rounds * sum(test.batch * test.length for test in tests), "bench")
@@ -120,7 +123,7 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
                     min(rates), max(rates))
         for test, rates in speeds.items()
     )
-    return BenchReport(cpu_name(), model.isa, model.threads, results, open_s, first_token_s, peak)
+    return BenchReport(cpu_name(), model.isa, model.threads, pool.kv_dtype, results, open_s, first_token_s, peak)
 
 
 def _planned(settings: BenchSettings, context_length: int) -> list[_Test]:
@@ -191,9 +194,9 @@ class _Runner:
         return sequence
 
 
-def _first_token(model: Model, activations: Literal["int8", "float32"]) -> None:
+def _first_token(model: Model, activations: Literal["int8", "float32"], kv_dtype: KvDtype) -> None:
     count = min(FIRST_TOKEN_PROMPT, model.context_length)
-    pool = model.new_pool(model.pages_for(count), activations)
+    pool = model.new_pool(model.pages_for(count), activations, kv_dtype)
     sequence = model.new_sequence(pool, SamplerConfig(temperature=0.0))
     sequence.add_pages(pool.allocate(model.pages_for(count)))
     model.step(pool, [StepInput(sequence, _token_ids(model, count), "sample")])

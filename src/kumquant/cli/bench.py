@@ -20,7 +20,7 @@ from ..bench import (
     BenchSettings,
     run_bench,
 )
-from .options import add_activations, add_json, add_model, add_threads, whole, whole_list
+from .options import add_activations, add_json, add_kv_dtype, add_model, add_threads, whole, whole_list
 from .output import format_bytes, print_facts, print_json, print_table
 from .progress import progress_for
 
@@ -41,11 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=whole(1), metavar="N", default=DEFAULT_ROUNDS,
                         help=f"how often each test runs (default {DEFAULT_ROUNDS})")
     add_activations(parser)
+    add_kv_dtype(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     settings = BenchSettings(args.prefill, args.decode, args.context, args.batch, args.rounds)
-    report = run_bench(args.model, settings, threads=args.threads, activations=args.activations,
+    report = run_bench(args.model, settings, threads=args.threads, activations=args.activations, kv_dtype=args.kv_dtype,
                        progress=progress_for(args))
     if args.json:
         print_json(asdict(report))
@@ -64,6 +65,7 @@ def _print(report: BenchReport) -> None:
     print()
     print_facts([
         ("machine", f"{report.cpu}, {report.isa}, {report.threads} threads"),
+        ("KV cache", report.kv_dtype),
         ("open", f"{report.open_s * 1e3:.1f} ms"),
         ("first token", f"{report.first_token_s * 1e3:.1f} ms (opening and a prompt of 16 tokens)"),
         ("peak memory", format_bytes(report.peak_rss_bytes)),

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..engine import LLM
 from ..errors import Error, RequestError
 from .dialog import Dialog
-from .options import add_activations, add_model, add_threads
+from .options import add_activations, add_kv_dtype, add_model, add_threads
 from .output import remark
 from .sampling import add_sampling, sampling_params
 from .streaming import remark_speed, show_pieces
@@ -43,11 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     add_threads(parser)
     add_activations(parser)
+    add_kv_dtype(parser)
     add_sampling(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    with LLM(args.model, threads=args.threads, activations=args.activations) as llm:
+    with LLM(args.model, threads=args.threads, activations=args.activations, kv_dtype=args.kv_dtype) as llm:
         dialog = Dialog(sampling_params(args, llm.default_params), args.system)
         chat = Chat(llm, dialog, args)
         if sys.stdin.isatty():

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import asdict
 
 from ..evaluate import DEFAULT_TOKENS, DEFAULT_WINDOW, Evaluation, evaluate
-from .options import add_activations, add_json, add_model, add_threads, whole
+from .options import add_activations, add_json, add_kv_dtype, add_model, add_threads, whole
 from .output import print_facts, print_json
 from .progress import progress_for
 
@@ -30,12 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     add_threads(parser)
     add_activations(parser)
+    add_kv_dtype(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     result = evaluate(
         args.model, args.text, against=args.against, num_tokens=args.tokens, window=args.window,
-        activations=args.activations, threads=args.threads, progress=progress_for(args),
+        activations=args.activations, kv_dtype=args.kv_dtype, threads=args.threads, progress=progress_for(args),
     )
     if args.json:
         print_json(asdict(result))

@@ -14,7 +14,7 @@ from ..chat import Message
 from ..engine import LLM, Generation, TextStream
 from ..errors import RequestError
 from .main import INTERRUPTED
-from .options import add_activations, add_json, add_model, add_threads
+from .options import add_activations, add_json, add_kv_dtype, add_model, add_threads
 from .output import print_json
 from .sampling import add_logprobs, add_sampling, sampling_params
 from .streaming import remark_speed, show_pieces
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_logprobs(parser)
     add_threads(parser)
     add_activations(parser)
+    add_kv_dtype(parser)
     add_sampling(parser)
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs is not None and not args.json:
         raise RequestError("log probabilities come as JSON only", where="--logprobs", hint="Add --json.")
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
-    with LLM(args.model, threads=args.threads, activations=args.activations) as llm:
+    with LLM(args.model, threads=args.threads, activations=args.activations, kv_dtype=args.kv_dtype) as llm:
         stream = _start(llm, prompt, args)
         interrupted = show_pieces(stream, show=not args.json)
         result = stream.result

@@ -47,6 +47,12 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
                         help="how group-quantized layers compute: int8 (default, fast) or float32 (exact)")
 
 
+def add_kv_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kv-dtype", choices=("auto", "float32", "float16", "int8"), default="auto",
+                        help="keys and values: auto (default: float16, float32 where layers compute so), float32, "
+                             "float16, or int8 (half the memory of float16)")
+
+
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer of at least ``low`` (and at most ``high``)."""
     bounds = f"at least {low}" if high is None else f"{low} to {high}"

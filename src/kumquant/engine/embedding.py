@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import RequestError
 from ..models import Pooling
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import Model, StepInput
+from ..runtime import KvDtype, Model, StepInput
 from ..tokenizer import Tokenizer
 from .engine import check_prompt
 from .memory import Activations
@@ -29,12 +29,12 @@ class Embedder:
     """
 
     def __init__(self, model: Model, pooling: Pooling, tokenizer: Tokenizer | None, *, max_length: int,
-                 activations: Activations = "int8") -> None:
+                 activations: Activations = "int8", kv_dtype: KvDtype = "auto") -> None:
         self.model, self.pooling, self.tokenizer = model, pooling, tokenizer
         self.max_length = min(max_length, pooling.max_length or max_length)
         # Only reserved: a page costs memory from its first use on.
         num_pages = max(model.pages_for(self.max_length), model.pages_for(MAX_STEP_TOKENS) + MAX_STEP_SEQUENCES)
-        self._pool = model.new_pool(num_pages, activations)
+        self._pool = model.new_pool(num_pages, activations, kv_dtype)
 
     @property
     def dimensions(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import Error, RequestError
 from ..models import depends_on_length
-from ..runtime import Model, StepOutput
+from ..runtime import KvDtype, Model, StepOutput
 from .memory import Activations
 from .request import Request, TextDecoder
 from .sampling_params import SamplingParams
@@ -16,17 +16,18 @@ from .scheduler import MAX_RUNNING, MAX_STEP_TOKENS, Batch, Scheduler
 class Engine:
     """Runs requests on a model with continuous batching. One thread at a time.
 
-    activations: "int8" or "float32". num_pages: size of the KV cache; context_length is at most what it
+    activations: "int8" or "float32". kv_dtype: as Model.new_pool takes it.
+    num_pages: size of the KV cache; context_length is at most what it
     holds. end_ids: the model's own end tokens. new_decoder: makes a token decoder for one request, or None
     for no text.
     """
 
-    def __init__(self, model: Model, *, num_pages: int, activations: Activations = "int8",
+    def __init__(self, model: Model, *, num_pages: int, activations: Activations = "int8", kv_dtype: KvDtype = "auto",
                  context_length: int | None = None, end_ids: frozenset[int] = frozenset(),
                  new_decoder: Callable[[], TextDecoder | None] = lambda: None,
                  max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self.model = model
-        self.pool = model.new_pool(num_pages, activations)
+        self.pool = model.new_pool(num_pages, activations, kv_dtype)
         self.context_length = min(context_length or model.context_length, num_pages * model.page_tokens)
         self._end_ids = end_ids
         self._new_decoder = new_decoder

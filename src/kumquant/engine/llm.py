@@ -17,7 +17,7 @@ from ..errors import CheckpointError, RequestError
 from ..models import TensorCache, load_pooling
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import Model
+from ..runtime import KvDtype, Model, check_kv_dtype
 from ..tokenizer import TOKENIZER_NAME, StreamDecoder, Tokenizer, has_tokenizer
 from .defaults import default_params
 from .embedding import Embedder
@@ -33,19 +33,23 @@ class LLM:
 
     threads: default: the physical cores this process may use; results do not depend on it. activations:
     "int8" (fast) or "float32" (the accuracy reference); plain layers compute with float32 activations in
-    either setting. context_length: less than the model's own, to save memory. panels: use the panels file that
-    ``kumquant.pack`` made, if there is one. Raises TensorCacheError for a damaged cache, UnsupportedError for a model
-    Kumquant cannot run, RequestError for a bad argument.
+    either setting. context_length: less than the model's own, to save memory. kv_dtype: of keys and values: "auto"
+    (float16, or float32 where layers compute with float32 activations), "float32", "float16" or "int8" (half the
+    memory of float16; docs/engine.md says what it costs). panels: use the panels file that ``kumquant.pack`` made, if
+    there is one. Raises TensorCacheError for a damaged cache, UnsupportedError for a model Kumquant cannot run,
+    RequestError for a bad argument.
 
     Methods may be called from several threads; they take turns.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None, activations: Activations = "int8", *,
-                 context_length: int | None = None, panels: bool = True) -> None:
+                 context_length: int | None = None, kv_dtype: KvDtype = "auto", panels: bool = True) -> None:
         self._check_options(threads, activations, context_length)
+        check_kv_dtype(kv_dtype)
         cache = TensorCache.open(folder)
         self.folder = cache.folder
         self.activations = activations
+        self.kv_dtype = kv_dtype
         self._lock = threading.RLock()
         self._model: Model | None = Model(cache, threads=threads or default_threads(), panels=panels)
         self._context_length = self._model.context_length if context_length is None else context_length
@@ -149,7 +153,7 @@ class LLM:
         self._require_decoder("logits")
         with self._lock:
             check_prompt(checked, self.model.context_length, self.model.vocab_size)
-            return self.model.logits(checked, activations)
+            return self.model.logits(checked, activations, self.kv_dtype)
 
     def hidden_states(self, token_ids: Sequence[int], activations: Activations | None = None) -> np.ndarray:
         """The last hidden state at every position, after the final norm: float32 (tokens, hidden size).
@@ -159,7 +163,7 @@ class LLM:
         checked = _checked_ids(token_ids)
         with self._lock:
             check_prompt(checked, self.model.context_length, self.model.vocab_size)
-            return self.model.hidden_states(checked, activations or self.activations)
+            return self.model.hidden_states(checked, activations or self.activations, self.kv_dtype)
 
     def embed(self, texts: Prompt | Sequence[Prompt], normalize: bool | None = None, *,
               prompt_name: str | None = None, progress: Progress = NO_PROGRESS) -> np.ndarray:
@@ -183,7 +187,7 @@ class LLM:
                                where=self.folder, expected='modules.json, or "embedding_metadata" in '
                                "mlc-chat-config.json", hint="hidden_states gives the states themselves.")
         return Embedder(self.model, pooling, self.tokenizer, max_length=self._context_length,
-                        activations=self.activations)
+                        activations=self.activations, kv_dtype=self.kv_dtype)
 
     def close(self) -> None:
         """Free the model's memory. Later calls raise RequestError."""
@@ -203,9 +207,9 @@ class LLM:
     def _engine(self) -> Engine:
         self._require_decoder("text")
         return Engine(
-            self.model, activations=self.activations,
+            self.model, activations=self.activations, kv_dtype=self.kv_dtype,
             end_ids=frozenset(stop_token_ids(self.folder, self.tokenizer)),
-            num_pages=kv_pages(self.model, self.activations, self._context_length),
+            num_pages=kv_pages(self.model, self.activations, self._context_length, self.kv_dtype),
             context_length=self._context_length, new_decoder=self._new_decoder,
         )
 

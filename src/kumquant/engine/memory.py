@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from ..runtime import Model
+from ..runtime import KvDtype, Model
 
 Activations = Literal["int8", "float32"]
 
@@ -13,13 +13,13 @@ MAX_CONTEXTS = 8  # full contexts the cache holds at most; more sequences share 
 MAX_MEMORY_SHARE = 0.5  # of the machine's memory
 
 
-def kv_pages(model: Model, activations: Activations, context_length: int) -> int:
+def kv_pages(model: Model, activations: Activations, context_length: int, kv_dtype: KvDtype = "auto") -> int:
     """Pages of a KV cache for ``model``: for several full contexts, within a share of the machine's memory.
 
     Memory is only reserved: a page costs nothing before its first token. Where not even one context fits, the
     cache's size is the context's end.
     """
-    page_bytes = model.new_pool(1, activations).page_bytes
+    page_bytes = model.new_pool(1, activations, kv_dtype).page_bytes
     affordable = int(MAX_MEMORY_SHARE * total_memory()) // page_bytes
     return max(min(MAX_CONTEXTS * model.pages_for(context_length), affordable), 1)
 

@@ -15,7 +15,7 @@ from ..files import checked_path
 from ..models import TensorCache
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import Model, StepInput
+from ..runtime import KvDtype, Model, StepInput, check_kv_dtype
 from ..tokenizer import Tokenizer
 from .measures import Scores
 from .reference import open_reference
@@ -44,6 +44,7 @@ class Evaluation:
     windows: int
     window: int
     activations: str
+    kv_dtype: str
     against: str | None = None
     against_perplexity: float | None = None
     mean_kl: float | None = None
@@ -52,12 +53,13 @@ class Evaluation:
 
 def evaluate(model: str | Path, text: str | Path, against: str | Path | None = None, *,
              num_tokens: int = DEFAULT_TOKENS, window: int | None = None, activations: Activations = "int8",
-             threads: int | None = None, progress: Progress = NO_PROGRESS) -> Evaluation:
+             kv_dtype: KvDtype = "auto", threads: int | None = None, progress: Progress = NO_PROGRESS) -> Evaluation:
     """Perplexity of a text file under the model of a cache folder, and its divergence from another model.
 
     The text's first ``num_tokens`` tokens (no special ones added) are cut into windows that each stand alone
     from position 0; a window's first token is not scored. window: default 1024, or the model's context if
-    that is less. against: a cache of the same vocabulary or a checkpoint folder, computed with float32
+    that is less. kv_dtype: as LLM takes it.
+    against: a cache of the same vocabulary or a checkpoint folder, computed with float32
     activations. Raises RequestError for a text too short, a window longer than the context, or another
     vocabulary.
     """
@@ -65,6 +67,7 @@ def evaluate(model: str | Path, text: str | Path, against: str | Path | None = N
         if value is not None and (type(value) is not int or value < 1):
             raise RequestError("value out of range", where=name, found=repr(value)[:80],
                                expected="an integer, at least 1")
+    check_kv_dtype(kv_dtype)
     reference_path = None if against is None else checked_path(against, "against")
     token_ids = _read_tokens(checked_path(model, "model"), checked_path(text, "text"), num_tokens)
     threads = threads or default_threads()
@@ -76,18 +79,18 @@ def evaluate(model: str | Path, text: str | Path, against: str | Path | None = N
     try:
         for begin in range(0, len(token_ids) - 1, window):
             ids = token_ids[begin:begin + window]
-            _score_window(ids, scores, subject, activations, reference)
+            _score_window(ids, scores, subject, activations, kv_dtype, reference)
             windows += 1
             progress.advance(len(ids), f"perplexity {math.exp(scores.nll / scores.count):.2f}")
     finally:
         progress.finish()
-    return _summary(scores, len(token_ids), windows, window, activations, against)
+    return _summary(scores, len(token_ids), windows, window, activations, kv_dtype, against)
 
 
-def _summary(scores: Scores, tokens: int, windows: int, window: int, activations: str,
+def _summary(scores: Scores, tokens: int, windows: int, window: int, activations: str, kv_dtype: str,
              against: str | Path | None) -> Evaluation:
     mean_nll = scores.nll / scores.count
-    result = Evaluation(_perplexity(mean_nll), mean_nll, tokens, scores.count, windows, window, activations)
+    result = Evaluation(_perplexity(mean_nll), mean_nll, tokens, scores.count, windows, window, activations, kv_dtype)
     if against is None:
         return result
     return Evaluation(
@@ -102,20 +105,21 @@ def _perplexity(mean_nll: float) -> float:
 
 
 def _score_window(token_ids: list[int], scores: Scores, subject: Model, activations: Activations,
-                  reference: Model | None) -> None:
+                  kv_dtype: KvDtype, reference: Model | None) -> None:
     targets = np.asarray(token_ids[1:])
-    rows = _logits(subject, token_ids, activations)
+    rows = _logits(subject, token_ids, activations, kv_dtype)
     if reference is None:
         for begin, logits in rows:
             scores.add(logits, targets[begin:begin + len(logits)])
         return
-    for (begin, logits), (_, expected) in zip(rows, _logits(reference, token_ids, "float32")):
+    for (begin, logits), (_, expected) in zip(rows, _logits(reference, token_ids, "float32", "auto")):
         scores.add(logits, targets[begin:begin + len(logits)], expected)
 
 
-def _logits(model: Model, token_ids: list[int], activations: Activations) -> Iterator[tuple[int, np.ndarray]]:
+def _logits(model: Model, token_ids: list[int], activations: Activations,
+            kv_dtype: KvDtype) -> Iterator[tuple[int, np.ndarray]]:
     """First row and logits (rows, vocabulary) of every position that has a successor, a chunk at a time."""
-    pool = model.new_pool(model.pages_for(len(token_ids)), activations)
+    pool = model.new_pool(model.pages_for(len(token_ids)), activations, kv_dtype)
     sequence = model.new_sequence(pool, None, token_ids)
     sequence.add_pages(pool.allocate(pool.num_pages))
     for begin in range(0, len(token_ids) - 1, CHUNK):

@@ -1,6 +1,6 @@
 """Tokens → logits and sampled ids: a cache in the native core, one native call per step."""
 
-from .model import Model, StepInput, StepOutput
+from .model import KV_DTYPES, KvDtype, Model, StepInput, StepOutput, check_kv_dtype
 from .pages import PagePool
 from .panels import verify_panels
 from .panels_writer import PackReport, pack, remove_panels
@@ -8,6 +8,8 @@ from .sampler import SamplerConfig
 from .sequence import Sequence
 
 __all__ = [
+    "KV_DTYPES",
+    "KvDtype",
     "Model",
     "PackReport",
     "PagePool",
@@ -15,6 +17,7 @@ __all__ = [
     "Sequence",
     "StepInput",
     "StepOutput",
+    "check_kv_dtype",
     "pack",
     "remove_panels",
     "verify_panels",

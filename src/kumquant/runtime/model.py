@@ -22,6 +22,8 @@ from .sampler import SamplerConfig
 from .sequence import Sequence
 
 Activations = Literal["int8", "float32"]
+KvDtype = Literal["auto", "float32", "float16", "int8"]
+KV_DTYPES: tuple[KvDtype, ...] = ("auto", "float32", "float16", "int8")
 Output = Literal["none", "sample", "last", "logits", "hidden"]
 OUTPUT_CODES = {"none": 0, "sample": 1, "last": 2, "logits": 3, "hidden": 4}
 LOGITS_CHUNK = 512
@@ -141,16 +143,20 @@ class Model:
     def pages_for(self, num_tokens: int) -> int:
         return pages_for(num_tokens)
 
-    def new_pool(self, num_pages: int, activations: Activations = "int8") -> PagePool:
-        """Keys and values are float16 where layers compute with int8 activations, else float32."""
+    def new_pool(self, num_pages: int, activations: Activations = "int8", kv_dtype: KvDtype = "auto") -> PagePool:
+        """A pool for sequences of this model.
+
+        kv_dtype: of keys and values. "auto": float16 where layers compute with int8 activations, else float32. "int8":
+        codes with a scale per token and head, in half of float16's memory.
+        """
         if activations not in ("int8", "float32"):
             raise RequestError(
                 "unknown activations", where="activations", found=activations, expected='"int8" or "float32"'
             )
-        half = activations == "int8" and self.native.has_quantized_layers
-        return PagePool(
-            _native.PagePool(self.native, num_pages, "float16" if half else "float32"), activations
-        )
+        check_kv_dtype(kv_dtype)
+        if kv_dtype == "auto":
+            kv_dtype = "float16" if activations == "int8" and self.native.has_quantized_layers else "float32"
+        return PagePool(_native.PagePool(self.native, num_pages, kv_dtype), activations, kv_dtype)
 
     def new_sequence(
         self, pool: PagePool, sampler: SamplerConfig | None = None, prompt_ids: SequenceOf[int] = ()
@@ -198,26 +204,28 @@ class Model:
             return [NO_OUTPUT if choice is None else StepOutput(*choice) for choice in choices]
         return [_step_output(item.output, choice, logits) for item, choice in zip(inputs, choices, strict=True)]
 
-    def logits(self, token_ids: SequenceOf[int], activations: Activations = "int8") -> np.ndarray:
+    def logits(self, token_ids: SequenceOf[int], activations: Activations = "int8",
+               kv_dtype: KvDtype = "auto") -> np.ndarray:
         """Logits at every position of one sequence from position 0: float32 (tokens, vocab_size)."""
         result = np.empty((len(token_ids), self.vocab_size), np.float32)
-        for start, part in self._run_alone(token_ids, activations, "logits", LOGITS_CHUNK):
+        for start, part in self._run_alone(token_ids, activations, kv_dtype, "logits", LOGITS_CHUNK):
             result[start : start + len(part)] = part
         return result
 
-    def hidden_states(self, token_ids: SequenceOf[int], activations: Activations = "int8") -> np.ndarray:
+    def hidden_states(self, token_ids: SequenceOf[int], activations: Activations = "int8",
+                      kv_dtype: KvDtype = "auto") -> np.ndarray:
         """Final hidden states, normed, of one sequence from position 0: float32 (tokens, hidden_size)."""
         result = np.empty((len(token_ids), self.spec.hidden_size), np.float32)
         chunk = LOGITS_CHUNK if self.spec.causal else len(token_ids)
-        for start, part in self._run_alone(token_ids, activations, "hidden", chunk):
+        for start, part in self._run_alone(token_ids, activations, kv_dtype, "hidden", chunk):
             result[start : start + len(part)] = part
         return result
 
-    def _run_alone(self, token_ids: SequenceOf[int], activations: Activations, output: Output,
+    def _run_alone(self, token_ids: SequenceOf[int], activations: Activations, kv_dtype: KvDtype, output: Output,
                    chunk: int) -> Iterator[tuple[int, np.ndarray]]:
         if not len(token_ids):
             raise RequestError("no tokens", where="token_ids", hint="Pass at least one token id.")
-        pool = self.new_pool(pages_for(len(token_ids)), activations)
+        pool = self.new_pool(pages_for(len(token_ids)), activations, kv_dtype)
         sequence = self.new_sequence(pool, None, token_ids)
         sequence.add_pages(pool.allocate(pool.num_pages))
         for start in range(0, len(token_ids), chunk):
@@ -233,6 +241,13 @@ def _step_output(output: Output, choice: Any, logits: np.ndarray) -> StepOutput:
         return NO_OUTPUT
     first, rows = choice
     return StepOutput(logits=logits[first : first + rows])
+
+
+def check_kv_dtype(kv_dtype: object) -> None:
+    """Raises RequestError for a type that keys and values cannot have."""
+    if kv_dtype not in KV_DTYPES:
+        raise RequestError("unknown type of keys and values", where="kv_dtype", found=repr(kv_dtype),
+                           expected=", ".join(KV_DTYPES))
 
 
 def native_spec(spec: DecoderSpec) -> dict[str, Any]:

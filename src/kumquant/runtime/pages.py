@@ -17,15 +17,16 @@ def pages_for(num_tokens: int) -> int:
 
 
 class PagePool:
-    """Pages of keys and values for all layers of one model.
+    """Pages of keys and values for all layers of one model. kv_dtype: their type, never "auto".
 
     Memory is reserved, not touched: a page costs ``page_bytes`` of resident memory from its first use on, and
     the lowest free pages are handed out first so that little is touched.
     """
 
-    def __init__(self, native: Any, activations: str) -> None:
+    def __init__(self, native: Any, activations: str, kv_dtype: str) -> None:
         self.native = native
         self.activations = activations
+        self.kv_dtype = kv_dtype
         self.num_pages: int = native.num_pages
         self.page_bytes: int = native.page_bytes
         self._free = list(range(self.num_pages - 1, -1, -1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +18,19 @@ from ..models import DecoderSpec, RopeSpec, inverse_frequencies
 Array = np.ndarray  # always float32
 
 
-def forward(spec: DecoderSpec, weights: Mapping[str, np.ndarray], token_ids: Sequence[int]) -> Array:
+def forward(spec: DecoderSpec, weights: Mapping[str, np.ndarray], token_ids: Sequence[int],
+            kv_dtype: Literal["float32", "int8"] = "float32") -> Array:
     """Logits of one sequence from position 0; of an encoder the hidden states.
 
     weights: cache tensor name ("model.norm.weight") -> float32, matrices (out, in), experts (expert, out,
-    in). Returns float32 (tokens, vocab_size), or (tokens, hidden_size).
+    in). kv_dtype: "int8" rounds keys and values as an int8 cache does.
+    Returns float32 (tokens, vocab_size), or (tokens, hidden_size).
     """
     outer = _Tensors(spec, weights, 0)
     x = _embed(spec, outer, token_ids)
     rotations = [_rotation(rope, len(token_ids)) for rope in spec.ropes]
     for layer in range(spec.num_layers):
-        x = _layer(spec, layer, _Tensors(spec, weights, layer), x, rotations)
+        x = _layer(spec, layer, _Tensors(spec, weights, layer), x, rotations, kv_dtype == "int8")
     x = outer.norm("final_norm", x)
     if spec.is_encoder:
         return x
@@ -80,13 +83,13 @@ def _embed(spec: DecoderSpec, outer: _Tensors, token_ids: Sequence[int]) -> Arra
 
 
 def _layer(spec: DecoderSpec, layer: int, tensors: _Tensors, x: Array,
-           rotations: list[tuple[Array, Array]]) -> Array:
+           rotations: list[tuple[Array, Array]], int8_kv: bool) -> Array:
     scale = np.float32(spec.residual_scale)
     if spec.norm_after_residual:
-        x = tensors.norm("attn_norm", x + scale * _attention(spec, layer, tensors, x, rotations))
+        x = tensors.norm("attn_norm", x + scale * _attention(spec, layer, tensors, x, rotations, int8_kv))
         return tensors.norm("mlp_norm", x + scale * _mlp(spec, tensors, x))
     normed = tensors.norm("attn_norm", x)
-    attended = tensors.norm("attn_post_norm", _attention(spec, layer, tensors, normed, rotations))
+    attended = tensors.norm("attn_post_norm", _attention(spec, layer, tensors, normed, rotations, int8_kv))
     before = x if spec.parallel_block else x + scale * attended
     if "mlp_norm" in tensors or not spec.parallel_block:
         normed = tensors.norm("mlp_norm", before)
@@ -129,7 +132,7 @@ def _rotate(x: Array, rotation: tuple[Array, Array], interleaved: bool) -> Array
 
 
 def _attention(spec: DecoderSpec, layer: int, tensors: _Tensors, x: Array,
-               rotations: list[tuple[Array, Array]]) -> Array:
+               rotations: list[tuple[Array, Array]], int8_kv: bool) -> Array:
     num_tokens = len(x)
     qkv = tensors.linear("qkv", x)
     if spec.clip_qkv:
@@ -147,6 +150,8 @@ def _attention(spec: DecoderSpec, layer: int, tensors: _Tensors, x: Array,
     if rope >= 0:
         queries = _rotate(queries, rotations[rope], spec.rope_interleaved)
         keys = _rotate(keys, rotations[rope], spec.rope_interleaved)
+    if int8_kv:
+        queries, keys, values = hadamard(queries), int8_rounded(hadamard(keys)), int8_rounded(values)
     sharing = spec.num_heads // spec.num_kv_heads
     keys, values = np.repeat(keys, sharing, axis=1), np.repeat(values, sharing, axis=1)
     scores = np.einsum("qhd,khd->hqk", queries, keys) * np.float32(spec.attention_scale)
@@ -154,6 +159,25 @@ def _attention(spec: DecoderSpec, layer: int, tensors: _Tensors, x: Array,
     scores = np.where(visible, _cap(scores, spec.attention_cap), np.float32(-np.inf))
     mixed = np.einsum("hqk,khd->qhd", _softmax(scores), values).reshape(num_tokens, -1)
     return tensors.linear("o", mixed)
+
+
+def hadamard(x: Array) -> Array:
+    """The last axis times the normalized Hadamard matrix of the largest power of two (128 at most) that divides it,
+    block by block."""
+    dim = x.shape[-1]
+    block = min(dim & -dim, 128)
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    blocks = x.reshape(*x.shape[:-1], -1, block) @ matrix / np.float32(math.sqrt(block))
+    return blocks.reshape(x.shape).astype(np.float32)
+
+
+def int8_rounded(x: Array) -> Array:
+    """Each row of the last axis in steps of its largest magnitude / 127, rounded up to bfloat16."""
+    exact = (np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float32)
+    step = ((exact.view(np.uint32) + 0xFFFF) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return (np.rint(np.divide(x, step, out=np.zeros_like(x), where=step > 0)) * step).astype(np.float32)
 
 
 def _visible(num_tokens: int, window: int, causal: bool) -> npt.NDArray[np.bool_]:
