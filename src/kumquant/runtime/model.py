@@ -65,9 +65,9 @@ NO_OUTPUT = StepOutput()
 class Model:
     """A model in the native core.
 
-    threads: default all cores this process may use. isa: "portable", "avx2" or "avx512vnni"; default the
-    environment's KUMQUANT_ISA, else the best one. Results do not depend on either. panels: use the panels file that
-    ``pack`` made, if there is one.
+    threads: default all cores this process may use. isa: one of ``_native.isa_list()``; default the environment's
+    KUMQUANT_ISA, else the best one. Results do not depend on either. panels: use the panels file that ``pack``
+    made, if there is one.
     """
 
     page_tokens = PAGE_TOKENS
