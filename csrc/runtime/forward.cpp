@@ -150,7 +150,8 @@ void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
   kernels_.write_kv(kv, t.position, k, v);
 }
 
-void Model::attend(int thread, StepState& s, int layer, const Task& task, bool rotate) {
+void Model::attend(int thread, StepState& s, int layer, int index, int part) {
+  const Task& task = s.tasks[index];
   ThreadState& state = *thread_states_[thread];
   const int dim = spec_.head_dim, share = spec_.num_heads / spec_.num_kv_heads, rows = task.count * share;
   float* q = state.queries.get<float>((size_t)rows * dim + 16);
@@ -163,7 +164,7 @@ void Model::attend(int thread, StepState& s, int layer, const Task& task, bool r
   const StepInput& in = s.inputs[task.input];
   for (int i = 0; i < task.count; i++) {
     const int column = base + i, position = s.tokens[column].position;
-    if (rotate) rotate_and_store(s, layer, column, task.kv_head);
+    if (s.fused) rotate_and_store(s, layer, column, task.kv_head);
     for (int g = 0; g < share; g++) {
       const int r = i * share + g, head = task.kv_head * share + g;
       const float* source = s.qkv + (size_t)column * spec_.qkv_size() + (size_t)head * dim;
@@ -174,7 +175,13 @@ void Model::attend(int thread, StepState& s, int layer, const Task& task, bool r
     }
   }
   KvHead kv = s.pages.head(spec_, layer, task.kv_head, in.sequence->pages.data());
-  kernels_.attend(kv, {q, (size_t)dim, first, last, rows, spec_.attention_cap}, s.attended, offsets, scratch);
+  const AttentionRows query{q, (size_t)dim, first, last, rows, spec_.attention_cap};
+  if (s.task_parts == 1) return kernels_.attend(kv, query, s.attended, offsets, scratch);
+  float* partials = s.partials + (size_t)index * s.task_partials;
+  if (part == s.task_parts) return kernels_.join_chunks(kv, query, partials, s.attended, offsets, scratch);
+  const int begin = *std::min_element(first, first + rows) / kChunkTokens;
+  const int chunks = *std::max_element(last, last + rows) / kChunkTokens + 1 - begin;
+  kernels_.attend_chunks(kv, query, begin + chunks * part / s.task_parts, begin + chunks * (part + 1) / s.task_parts, partials, scratch);
 }
 
 void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {
@@ -189,7 +196,12 @@ void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {
       for (int h = 0; h < spec_.num_kv_heads; h++) rotate_and_store(s, layer, c, h);
     });
   int begin, end;
-  while (claims[1].take(thread, (int)s.tasks.size(), 1, &begin, &end)) attend(thread, s, layer, s.tasks[begin], s.fused);
+  const int tasks = (int)s.tasks.size(), parts = s.task_parts;
+  while (claims[1].take(thread, tasks * parts, 1, &begin, &end)) attend(thread, s, layer, begin / parts, begin % parts);
+  if (parts > 1) {
+    pool_.barrier();
+    for (int i = thread; i < tasks; i += pool_.size()) attend(thread, s, layer, i, parts);
+  }
   pool_.barrier();
 }
 

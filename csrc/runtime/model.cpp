@@ -15,6 +15,7 @@ namespace kq {
 namespace {
 constexpr int kBlockTokens = 192;   // tokens that go through the layers together: sixteen tiles of twelve columns
 constexpr int kAttentionRows = 12;  // query rows that share one pass over keys and values
+constexpr int kSharedContext = 768; // tokens of context worth sharing between threads
 }  // namespace
 
 Embedding::~Embedding() {
@@ -339,6 +340,22 @@ void Model::plan_step(StepState& s) {
       for (int h = 0; h < spec_.num_kv_heads; h++) s.tasks.push_back({i, first, std::min(tile, s.inputs[i].count - first), h});
 }
 
+// Where tasks are too few to keep every thread busy, several threads share a long context, chunk by chunk. That costs two
+// more barriers a layer.
+void Model::plan_parts(StepState& s) {
+  const int threads = pool_.size(), tasks = (int)s.tasks.size(), rounds = (tasks + threads - 1) / threads;
+  if (5 * tasks >= 4 * rounds * threads) return;
+  int longest = 0, rows = 0;
+  for (const Task& task : s.tasks) rows = std::max(rows, task.count * (spec_.num_heads / spec_.num_kv_heads));
+  for (const StepInput& in : s.inputs) longest = std::max(longest, in.sequence->length + in.count);
+  if (longest < kSharedContext) return;
+  const int chunks = (longest + kChunkTokens - 1) / kChunkTokens;
+  s.task_partials = chunks * attention_part(rows, spec_.padded_head_dim());
+  s.partials = partials_.get<float>(s.tasks.size() * s.task_partials);
+  s.task_parts = std::min(chunks, (4 * threads + tasks - 1) / tasks);
+  s.fused = false;  // every part needs the rotated queries
+}
+
 // Everything that threads share grows here, before they start.
 void Model::size_buffers(StepState& s) {
   const size_t columns = s.columns, rows = s.result_columns.size();
@@ -417,6 +434,7 @@ void Model::size_thread_buffers(const StepState& s) {
 void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results) {
   StepState s{pages, inputs, int8, results};
   plan_step(s);
+  plan_parts(s);
   prepare_rope(s);
   size_buffers(s);
   size_thread_buffers(s);

@@ -155,13 +155,15 @@ class Model {
   void group_by_expert(StepState& s);
   int panels_per_work(const Linear& expert) const;
   void attend_all(int thread, StepState& s, int layer, Claims* claims);
-  void attend(int thread, StepState& s, int layer, const Task& task, bool rotate);
+  // Task `index`, or part `part` of it where tasks have parts; the last of them joins the others.
+  void attend(int thread, StepState& s, int layer, int index, int part);
   void rotate_and_store(StepState& s, int layer, int column, int kv_head);
   void finish_results(int thread, StepState& s, Claims* claims);
 
   void run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results);
   void check_inputs(const std::vector<StepInput>& inputs) const;
   void plan_step(StepState& s);
+  void plan_parts(StepState& s);
   void prepare_rope(StepState& s);
   void size_buffers(StepState& s);
   void size_thread_buffers(const StepState& s);
@@ -178,7 +180,7 @@ class Model {
 
   std::vector<std::unique_ptr<ThreadState>> thread_states_;
   Buffers columns_, expert_columns_;
-  Scratch x_, qkv_, attended_, hidden_, sub_, head_in_, rope_rows_, router_, expert_hidden_, expert_out_, shared_out_;
+  Scratch x_, qkv_, attended_, hidden_, sub_, head_in_, rope_rows_, router_, expert_hidden_, expert_out_, shared_out_, partials_;
   // Two sets: while a step uses one, every thread resets its part of the other, in its own cache.
   std::vector<Claims> claims_[2];
   int claims_set_ = 0;

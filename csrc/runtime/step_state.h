@@ -38,6 +38,9 @@ struct Model::StepState {
   std::vector<Token> tokens{};
   std::vector<int> first_column{};    // per input
   std::vector<Task> tasks{};
+  int task_parts = 1;        // threads that may share a task's context
+  size_t task_partials = 0;  // then: floats of what a task's chunks give before they are joined
+  float* partials = nullptr;
   std::vector<int> result_columns{};  // columns whose results are wanted
   float *x = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr, *sub = nullptr, *head_in = nullptr;
   float *router = nullptr, *expert_inner = nullptr, *expert_out = nullptr, *shared_out = nullptr;

@@ -120,6 +120,17 @@ def test_an_int8_cache_computes_what_its_twin_does(changes):
     assert np.abs(rounded - want).max() < 0.05 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("kv_dtype", ["float16", "int8"])
+def test_threads_that_share_a_long_context_change_nothing(kv_dtype):
+    """Of two key/value heads, on three or five threads; layer 1 has a window of 40."""
+    tokens, results, grown_before = TOKENS * 4, [], _native.kernels.late_growths()
+    for threads in (1, 3, 5):
+        model = Model.from_arrays(SPEC, QUANTIZED, threads=threads)
+        results.append(run_in_chunks(model, tokens, [1100, 1, 1, 98], "int8", kv_dtype)[1050:])
+    assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+    assert _native.kernels.late_growths() == grown_before
+
+
 def test_an_int8_cache_takes_about_half_the_memory():
     model = Model.from_arrays(make_spec(head_dim=64, hidden_size=384, num_heads=6), make_tensors(
         make_spec(head_dim=64, hidden_size=384, num_heads=6), quantized=True), threads=1)
