@@ -274,7 +274,9 @@ static void matmul_int_as(const Panels& w, int begin, int end, const IntTiles& x
     if (x.columns == 2) return few_columns<2, F, false>(w, begin, end, x, out);
   }
   const int step = out.epilogue == Epilogue::gated ? 2 : 1;
-  const bool unpacked = !F::bytes && x.columns > kIntCols;
+  // With few columns to a pass nibbles are unpacked once for all passes. With many it costs more than it saves: the loop is
+  // bound by dot products, and half as many bytes come from the caches.
+  const bool unpacked = !F::bytes && kIntCols < 8 && x.columns > kIntCols;
   const size_t codes_per_column = (size_t)x.groups * F::group;
   for (int p = begin; p < end; p += step) {
     const uint8_t* panel = w.data + (size_t)p * w.panel_bytes;
