@@ -13,7 +13,7 @@
 
 namespace kq {
 namespace {
-constexpr int kBlockTokens = 192;   // tokens that go through the layers together: sixteen tiles of twelve columns
+constexpr int kBlockTokens = 96;  // tokens that go through the layers together: eight tiles of twelve columns
 constexpr int kAttentionRows = 12;  // query rows that share one pass over keys and values
 constexpr int kSharedContext = 768; // tokens of context worth sharing between threads
 }  // namespace
