@@ -26,6 +26,18 @@ def available_processors() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def processors_for(threads: int) -> list[int]:
+    """As many processors as threads, as far as there are: one of each physical core first, the highest ones, since
+    what else a machine does tends to sit on the lowest.
+    """
+    by_core: dict[str, list[int]] = {}
+    for processor in reversed(available_processors()):
+        by_core.setdefault(_siblings(processor), []).append(processor)
+    depth = max(map(len, by_core.values()))
+    in_turns = [core[turn] for turn in range(depth) for core in by_core.values() if turn < len(core)]
+    return sorted(in_turns[:threads])
+
+
 def _siblings(processor: int) -> str:
     """The hardware threads of a processor's core, as Linux has it ("0,4"); elsewhere the processor itself."""
     path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")

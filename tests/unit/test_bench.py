@@ -20,23 +20,23 @@ def shapes(results):
 
 
 def test_the_contracts_tests_by_default():
-    planned = run._planned(BenchSettings(), 2048)
+    planned = run.planned_workloads(BenchSettings(), 2048)
     assert shapes(planned) == [
         ("prefill", 512, 0, 1), ("decode", 64, 0, 1), ("decode", 64, 512, 1), ("decode", 64, 64, 8)]
 
 
 def test_every_context_at_batch_1_and_every_batch_once():
-    planned = run._planned(BenchSettings(16, 4, (0, 8, 32), (1, 2, 4)), 2048)
+    planned = run.planned_workloads(BenchSettings(16, 4, (0, 8, 32), (1, 2, 4)), 2048)
     assert shapes(planned) == [
         ("prefill", 16, 0, 1), ("decode", 4, 0, 1), ("decode", 4, 8, 1), ("decode", 4, 32, 1),
         ("decode", 4, 64, 2), ("decode", 4, 64, 4)]
 
 
 def test_defaults_shrink_to_the_context_what_is_asked_for_does_not():
-    assert shapes(run._planned(BenchSettings(), 128)) == [
+    assert shapes(run.planned_workloads(BenchSettings(), 128)) == [
         ("prefill", 128, 0, 1), ("decode", 64, 0, 1), ("decode", 64, 64, 1), ("decode", 64, 64, 8)]
     with pytest.raises(RequestError, match="found 129 tokens; expected at most 128"):
-        run._planned(BenchSettings(prefill=129), 128)
+        run.planned_workloads(BenchSettings(prefill=129), 128)
 
 
 def test_rounds_are_interleaved_and_memory_is_read_before_the_large_tests(cache, monkeypatch):

@@ -1,6 +1,8 @@
 """Speed and memory of a model, and what a machine can be expected to do."""
 
+from .comparison import ComparedMeasure, Comparison, LeftOut, PeerFigure, Spread, compare
 from .diagnosis import Bandwidth, Diagnosis, ExpectedSpeed, diagnose
+from .peers import PEER_NAMES, Kumquant, Opening, Peer, PeerError, Speeds, find_peer, run_pinned
 from .run import (
     DEFAULT_BATCH,
     DEFAULT_CONTEXT,
@@ -10,8 +12,10 @@ from .run import (
     BenchReport,
     BenchResult,
     BenchSettings,
+    planned_workloads,
     run_bench,
 )
+from .workload import Workload
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -19,12 +23,28 @@ __all__ = [
     "DEFAULT_DECODE",
     "DEFAULT_PREFILL",
     "DEFAULT_ROUNDS",
+    "PEER_NAMES",
     "Bandwidth",
     "BenchReport",
     "BenchResult",
     "BenchSettings",
+    "ComparedMeasure",
+    "Comparison",
     "Diagnosis",
     "ExpectedSpeed",
+    "Kumquant",
+    "LeftOut",
+    "Opening",
+    "Peer",
+    "PeerError",
+    "PeerFigure",
+    "Speeds",
+    "Spread",
+    "Workload",
+    "compare",
     "diagnose",
+    "find_peer",
+    "planned_workloads",
     "run_bench",
+    "run_pinned",
 ]

@@ -15,9 +15,8 @@ from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
 from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput
 from .machine import cpu_name, peak_rss_bytes
+from .workload import BATCH_CONTEXT, FIRST_TOKEN_PROMPT, Workload
 
-FIRST_TOKEN_PROMPT = 16  # tokens before the first token whose time is told
-BATCH_CONTEXT = 64  # prompt tokens of each sequence of a batch
 MAX_RSS_CONTEXT = 1024  # longer contexts run after the memory is read
 PREFILL_CHUNK = 512
 READ_BYTES = 1 << 20
@@ -70,21 +69,8 @@ class BenchReport:
     peak_rss_bytes: int
 
 
-@dataclass(frozen=True)
-class _Test:
-    test: Literal["prefill", "decode"]
-    tokens: int
-    context: int
-    batch: int
-
-    @property
-    def length(self) -> int:
-        """Tokens of each sequence at the end."""
-        return self.context + self.tokens
-
-    @property
-    def is_large(self) -> bool:
-        return self.batch > 1 or self.context > MAX_RSS_CONTEXT
+def _is_large(test: Workload) -> bool:
+    return test.batch > 1 or test.context > MAX_RSS_CONTEXT
 
 
 def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, threads: int | None = None,
@@ -103,17 +89,17 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
     _first_token(model, activations, kv_dtype)
     first_token_s = time.perf_counter() - started_at
 
-    tests = _planned(settings, model.context_length)
+    tests = planned_workloads(settings, model.context_length)
     pool = model.new_pool(max(test.batch * model.pages_for(test.length) for test in tests), activations, kv_dtype)
     runner = _Runner(model, pool)
-    speeds: dict[_Test, list[float]] = {test: [] for test in tests}
+    speeds: dict[Workload, list[float]] = {test: [] for test in tests}
     progress.start(settings.rounds * sum(test.batch * test.length for test in tests), "bench")
     try:
-        for test in _in_turns([test for test in tests if not test.is_large], settings.rounds):
+        for test in _in_turns([test for test in tests if not _is_large(test)], settings.rounds):
             speeds[test].append(runner.run(test))
             progress.advance(test.batch * test.length, test.test)
         peak = peak_rss_bytes()
-        for test in _in_turns([test for test in tests if test.is_large], settings.rounds):
+        for test in _in_turns([test for test in tests if _is_large(test)], settings.rounds):
             speeds[test].append(runner.run(test))
             progress.advance(test.batch * test.length, test.test)
     finally:
@@ -126,15 +112,15 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
     return BenchReport(cpu_name(), model.isa, model.threads, pool.kv_dtype, results, open_s, first_token_s, peak)
 
 
-def _planned(settings: BenchSettings, context_length: int) -> list[_Test]:
+def planned_workloads(settings: BenchSettings, context_length: int) -> list[Workload]:
     """The tests in the order they are told. Raises RequestError for one that the context has no room for."""
     decode = settings.decode or min(DEFAULT_DECODE, max(context_length // 2, 1))
     prefill = settings.prefill or min(DEFAULT_PREFILL, context_length)
     contexts = settings.context or tuple(min(one, context_length - decode) for one in DEFAULT_CONTEXT)
     batches = settings.batch or (DEFAULT_BATCH if BATCH_CONTEXT + decode <= context_length else (1,))
-    tests = [_Test("prefill", prefill, 0, 1)]
-    tests += [_Test("decode", decode, context, 1) for context in contexts]
-    tests += [_Test("decode", decode, BATCH_CONTEXT, size) for size in batches if size > 1]
+    tests = [Workload("prefill", prefill, 0, 1)]
+    tests += [Workload("decode", decode, context, 1) for context in contexts]
+    tests += [Workload("decode", decode, BATCH_CONTEXT, size) for size in batches if size > 1]
     for test in tests:
         if test.length > context_length:
             raise RequestError(
@@ -145,7 +131,7 @@ def _planned(settings: BenchSettings, context_length: int) -> list[_Test]:
     return list(dict.fromkeys(tests))
 
 
-def _in_turns(tests: list[_Test], rounds: int) -> Iterator[_Test]:
+def _in_turns(tests: list[Workload], rounds: int) -> Iterator[Workload]:
     for _ in range(rounds):
         yield from tests
 
@@ -156,7 +142,7 @@ class _Runner:
     def __init__(self, model: Model, pool: PagePool) -> None:
         self._model, self._pool = model, pool
 
-    def run(self, test: _Test) -> float:
+    def run(self, test: Workload) -> float:
         """Tokens per second of one round."""
         sequences = [self._new_sequence(test.length) for _ in range(test.batch)]
         try:
@@ -166,11 +152,11 @@ class _Runner:
                 sequence.close()
         return test.batch * test.tokens / seconds
 
-    def _prefill(self, sequences: list[Sequence], test: _Test) -> float:
+    def _prefill(self, sequences: list[Sequence], test: Workload) -> float:
         (sequence,) = sequences
         return _timed(lambda: self._feed(sequence, _token_ids(self._model, test.tokens), "sample"))
 
-    def _decode(self, sequences: list[Sequence], test: _Test) -> float:
+    def _decode(self, sequences: list[Sequence], test: Workload) -> float:
         prompt = _token_ids(self._model, test.context + 1)
         for sequence in sequences:
             self._feed(sequence, prompt[:-1], "none")
