@@ -86,9 +86,9 @@ def compare(folder: str | Path, peers: Sequence[Peer], settings: BenchSettings |
     """Measure the cache in ``folder`` and the same weights in each peer that is installed.
 
     Every engine, and every setting of a peer, runs once a round in processes of its own, on the same ``threads``
-    processors (default: the physical cores); odd rounds in the opposite order. kv_dtype: Kumquant's. models: where the peers' own models are
-    written, and found again (default: a temporary folder). Raises PeerError where no peer is installed, or Kumquant's
-    own benchmark fails.
+    processors (default: the physical cores); odd rounds in the opposite order. kv_dtype: Kumquant's. models: where the
+    peers' own models are written, and found again (default: a temporary folder). Raises PeerError where no peer is
+    installed, or Kumquant's own benchmark fails.
     """
     settings = settings or BenchSettings()
     cache = TensorCache.open(folder)
