@@ -355,8 +355,9 @@ static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& 
   }
 }
 
-// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
-static void quantize_column(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column) {
+// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)). V: vectors of a group.
+template <int V>
+static void quantize_groups(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column) {
   const int first = column / kIntCols * kIntCols, w = min_int(kIntCols, tiles.columns - first), c = column - first;
   const int group = tiles.group;
   int8_t* codes = tiles.codes + (size_t)first * tiles.groups * group + c * 4;
@@ -365,28 +366,38 @@ static void quantize_column(const float* x, int inputs, int zero_point, const In
   const F16 lo = set1(-127.0f), hi = set1(127.0f);
   for (int g = 0; g < tiles.groups; g++) {
     const int n = max_int(0, min_int(group, inputs - g * group));
-    F16 v[3];  // up to 48 inputs
+    F16 v[V];
     F16 top16 = zero();
-    for (int i = 0; i < 3; i++) {
+#pragma GCC unroll 3
+    for (int i = 0; i < V; i++) {
       const int m = min_int(16, n - 16 * i);
       v[i] = m == 16 ? load(x + g * group + 16 * i) : m > 0 ? load_n(x + g * group + 16 * i, m) : zero();
       top16 = max(top16, abs(v[i]));
     }
     const float top = reduce_max(top16), inverse = top > 0.0f ? 127.0f / top : 0.0f;
-    int8_t q[48];
-    int32_t sum = 0;
-    for (int i = 0; i < 3; i++) {
+    int8_t q[16 * V];
+    I16 sum = iset1(0);
+#pragma GCC unroll 3
+    for (int i = 0; i < V; i++) {
       I16 code = round_to_int(min(max(mul(v[i], set1(inverse)), lo), hi));
       store_i8(q + 16 * i, code);
-      sum += reduce_add(code);
+      sum = iadd(sum, code);
     }
-    for (int i = 0; i < group / 4; i++) __builtin_memcpy(codes + i * 4 * w, q + 4 * i, 4);
+#pragma GCC unroll 12
+    for (int i = 0; i < (V == 2 ? 8 : group / 4); i++) __builtin_memcpy(codes + i * 4 * w, q + 4 * i, 4);
     *scales = top / 127.0f;
-    *init = -zero_point * sum;
+    *init = -zero_point * reduce_add(sum);
     codes += group * w;
     scales += w;
     init += w;
   }
+}
+
+static void quantize_column(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column) {
+  if (tiles.group == 32)
+    quantize_groups<2>(x, inputs, zero_point, tiles, column);
+  else  // 40
+    quantize_groups<3>(x, inputs, zero_point, tiles, column);
 }
 
 static void pack_column(const float* x, int inputs, const FloatTiles& tiles, int column) {
