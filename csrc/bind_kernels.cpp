@@ -104,7 +104,7 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
 // One column: codes (padded inputs) int8, scales (groups), sums of codes (groups).
 nb::tuple quantize(const std::string& isa, Floats x, int group) {
   const Kernels& kernels = choose_kernels(isa);
-  require(group > 0 && group % 8 == 0 && group <= 1024 && x.size() > 0, "groups hold 8 to 1024 values in eights, and x has some");
+  require(group > 0 && group % 8 == 0 && group <= 48 && x.size() > 0, "groups hold 8 to 48 values in eights, and x has some");
   const int inputs = (int)x.size();
   const size_t groups = (size_t)((inputs + group - 1) / group + 1) / 2 * 2;
   std::vector<int8_t> q(groups * group);

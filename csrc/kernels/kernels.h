@@ -25,7 +25,7 @@ inline size_t size_of(Number n) { return n == Number::f32 ? 4 : 2; }
 enum class KvNumber : int { f32 = 0, f16 = 1, i8 = 2 };
 constexpr size_t size_of(KvNumber n) { return n == KvNumber::f32 ? 4 : n == KvNumber::f16 ? 2 : 1; }
 
-// A weight matrix in panels. quantized: numbers is the dtype of the scales; else of the weights.
+// A weight matrix in panels. quantized: number is the dtype of the scales; else of the weights.
 struct Panels {
   const uint8_t* data = nullptr;
   size_t panel_bytes = 0;
@@ -110,7 +110,7 @@ struct Kernels {
   // Sixteen rows of 4-bit groups of 32 as stored (null: a row that does not exist) into a zeroed panel.
   void (*pack_rows)(const uint8_t* const* codes, const uint8_t* const* scales, int words, int scale_size, size_t block, uint8_t* panel);
 
-  // Panels [begin, end) times all columns. scratch: 16 * padded inputs bytes (unpacked codes).
+  // Panels [begin, end) times all columns. scratch: 32 * padded inputs bytes (unpacked codes).
   void (*matmul_int)(const Panels& w, int begin, int end, const IntTiles& x, const Output& out, uint8_t* scratch);
   void (*matmul_float)(const Panels& w, int begin, int end, const FloatTiles& x, const Output& out);
 

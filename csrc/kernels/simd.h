@@ -1,7 +1,7 @@
-// One vocabulary of sixteen-lane operations, four spellings. A translation unit defines KQ_ISA as avx512, avx2, neon (with or
-// without its dot product instructions) or portable and includes this inside no namespace; everything lands in kq::KQ_ISA, so nothing compiled with wide
-// instructions can be linked into code that runs on a machine without them. For the same reason kernels use no
-// standard library templates.
+// One vocabulary of sixteen-lane operations, four spellings. A translation unit defines KQ_ISA as avx512, avx2, portable or one of
+// neon, neon_dotprod and neon_i8mm, and includes this inside no namespace; everything lands in kq::KQ_ISA, so nothing compiled
+// with wide instructions can be linked into code that runs on a machine without them. For the same reason kernels use no standard
+// library templates.
 //
 // Every operation gives the same bits in all four: multiply-adds are fused, reductions use one tree, integer dots are exact.
 #pragma once

@@ -43,8 +43,7 @@ struct PlainRows {
 
 // Parts are stacked along the rows. gated: the rows are two halves (gate, up) whose panels alternate. release: source pages
 // are given back to the system as they are consumed (they must be a read-only file mapping). Sources are not touched when the arena
-// is filled already. Throws std::invalid_argument
-// when the parts do not fit together or no kernel knows their layout.
+// is filled already. Throws std::invalid_argument when the parts do not fit together or no kernel knows their layout.
 Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool,
             const Kernels& kernels);
 Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool);

@@ -46,6 +46,7 @@ PanelImage::PanelImage(int file, size_t offset, size_t bytes, bool copy, ThreadP
   try {
     copy ? read(file, total, pool) : map(file, total, pool);
   } catch (...) {
+    watched_.reset();
     munmap(reserved_, reserved_bytes_);
     throw;
   }

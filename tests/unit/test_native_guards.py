@@ -148,13 +148,14 @@ def zeros(*shape: int) -> np.ndarray:
     lambda: K.rope(ISA, zeros(32), zeros(16), zeros(8)),
     lambda: K.argmax(ISA, zeros(0)),
     lambda: K.quantize(ISA, zeros(32), 0),
+    lambda: K.quantize(ISA, zeros(128), 64),
     lambda: K.attend(ISA, zeros(1, 32), zeros(2, 32), zeros(1, 32), [0], [1], "float32"),
     lambda: K.attend(ISA, zeros(1, 32), zeros(2, 32), zeros(2, 32), [0], [2], "float32"),
     lambda: K.attend(ISA, zeros(1, 32), zeros(2, 32), zeros(2, 32), [], [1], "float32"),
     lambda: K.matmul(ISA, np.zeros(32, np.uint8), None, "float16", 1, zeros(1, 16), "float32", bias=zeros(0)),
     lambda: K.matmul(ISA, np.zeros(32, np.uint8), None, "float16", 1, zeros(0, 16), "float32"),
-], ids=["rms_norm", "layer_norm", "rope", "argmax", "quantize", "attend v", "attend last", "attend first",
-        "matmul bias", "matmul columns"])
+], ids=["rms_norm", "layer_norm", "rope", "argmax", "quantize nothing", "quantize groups of 64",
+        "attend v", "attend last", "attend first", "matmul bias", "matmul columns"])
 def test_kernels_refuse_sizes_that_do_not_fit(call):
     with pytest.raises(ValueError):
         call()

@@ -62,6 +62,7 @@ class StepOutput(NamedTuple):
 
 NO_OUTPUT = StepOutput()
 
+
 class Model:
     """A model in the native core.
 

@@ -107,13 +107,14 @@ class PanelsFile:
     def give_to(self, native: Any) -> None:
         """Let ``native``, which has no weights yet, take its panels from here. Raises UnusablePanelsError."""
         nbytes = self.header.nbytes
-        copied = nbytes <= COPIED_BYTES
-        before = huge_mapped_bytes()
         try:
-            native.use_panels(self.descriptor, HEADER_BYTES, nbytes, copied)
-            after = huge_mapped_bytes()
-            if not copied and before is not None and after is not None and after - before < nbytes // 2:
-                native.use_panels(self.descriptor, HEADER_BYTES, nbytes, True)
+            if nbytes > COPIED_BYTES:
+                before = huge_mapped_bytes()
+                native.use_panels(self.descriptor, HEADER_BYTES, nbytes, False)
+                after = huge_mapped_bytes()
+                if before is None or after is None or after - before >= nbytes // 2:
+                    return
+            native.use_panels(self.descriptor, HEADER_BYTES, nbytes, True)
         except RuntimeError as reason:
             raise UnusablePanelsError(str(reason)) from None
 
