@@ -60,6 +60,8 @@ SPEC = make_spec()
 QUANTIZED = make_tensors(SPEC, quantized=True)
 PLAIN = make_tensors(SPEC, quantized=False)
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SPEC.vocab_size, 300)]
+# Over the end of attention's first chunk of 256. Few: with more threads than processors a barrier takes milliseconds.
+ONE_BY_ONE = [250] + [1] * 10 + [40]
 
 
 def run_in_chunks(model: Model, tokens: list[int], chunks: list[int], activations: str,
@@ -84,8 +86,8 @@ def test_chunks_threads_and_instruction_sets_do_not_matter(tensors, activations)
         for threads in (1, 2, 3):
             model = Model.from_arrays(SPEC, tensors, threads=threads, isa=isa)
             assert (model.isa, model.threads) == (isa, threads)
-            single = [] if isa == "portable" else [[1] * 300]
-            for chunks in ([300], [1, 99, 7, 193], [64, 64, 64, 64, 44], *single):
+            single = [1] * 300 if threads == 1 and isa != "portable" else ONE_BY_ONE
+            for chunks in ([300], [1, 99, 7, 193], [64, 64, 64, 64, 44], single):
                 got = run_in_chunks(model, TOKENS, list(chunks), activations)
                 want = got if want is None else want
                 assert got.tobytes() == want.tobytes(), (isa, threads, chunks)
@@ -98,7 +100,7 @@ def test_chunks_threads_and_instruction_sets_do_not_matter_to_an_int8_cache(tens
     for isa in ISAS:
         for threads in (1, 3):
             model = Model.from_arrays(SPEC, tensors, threads=threads, isa=isa)
-            for chunks in ([300], [1, 99, 7, 193], [250] + [1] * 50):
+            for chunks in ([300], [1, 99, 7, 193], ONE_BY_ONE):
                 got = run_in_chunks(model, TOKENS, chunks, "int8", "int8")
                 want = got if want is None else want
                 assert got.tobytes() == want.tobytes(), (isa, threads, chunks)
