@@ -90,7 +90,7 @@ nb::object matmul(const std::string& isa, Bytes codes, std::optional<Bytes> scal
     Scratch scratch;
     IntTiles tiles{q.data(), s.data(), init.data(), columns, (int)groups, p->panels.group};
     for (int c = 0; c < columns; c++)
-      kernels.quantize_column(x.data() + (size_t)c * inputs, inputs, p->panels.zero_point, tiles, c);
+      kernels.quantize_column(x.data() + (size_t)c * inputs, inputs, p->panels.zero_point, tiles, c, 0, tiles.groups);
     kernels.matmul_int(p->panels, 0, p->panels.num_panels, tiles, out, scratch.get<uint8_t>(2 * kPanelRows * padded));
   } else {
     std::vector<float> values(columns * padded);
@@ -110,7 +110,7 @@ nb::tuple quantize(const std::string& isa, Floats x, int group) {
   std::vector<int8_t> q(groups * group);
   std::vector<float> s(groups);
   std::vector<int32_t> init(groups);
-  kernels.quantize_column(x.data(), inputs, -1, {q.data(), s.data(), init.data(), 1, (int)groups, group}, 0);
+  kernels.quantize_column(x.data(), inputs, -1, {q.data(), s.data(), init.data(), 1, (int)groups, group}, 0, 0, (int)groups);
   return nb::make_tuple(array(std::move(q), {groups * (size_t)group}), array(std::move(s), {groups}), array(std::move(init), {groups}));
 }
 

@@ -104,7 +104,8 @@ struct Kernels {
   int int_cols, float_cols;
 
   // One column into its tile. x: (inputs,). column: its index among all columns.
-  void (*quantize_column)(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column);
+  // quantize_column: only groups [begin, end).
+  void (*quantize_column)(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column, int begin, int end);
   void (*pack_column)(const float* x, int inputs, const FloatTiles& tiles, int column);
 
   // Sixteen rows of 4-bit groups of 32 as stored (null: a row that does not exist) into a zeroed panel.

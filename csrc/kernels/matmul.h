@@ -357,14 +357,15 @@ static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& 
 
 // Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)). V: vectors of a group.
 template <int V>
-static void quantize_groups(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column) {
+static void quantize_groups(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column, int begin, int end) {
   const int first = column / kIntCols * kIntCols, w = min_int(kIntCols, tiles.columns - first), c = column - first;
   const int group = tiles.group;
-  int8_t* codes = tiles.codes + (size_t)first * tiles.groups * group + c * 4;
-  float* scales = tiles.scales + (size_t)first * tiles.groups + c;
-  int32_t* init = tiles.init + (size_t)first * tiles.groups + c;
+  const size_t before = (size_t)first * tiles.groups + (size_t)begin * w;  // groups of columns
+  int8_t* codes = tiles.codes + before * group + c * 4;
+  float* scales = tiles.scales + before + c;
+  int32_t* init = tiles.init + before + c;
   const F16 lo = set1(-127.0f), hi = set1(127.0f);
-  for (int g = 0; g < tiles.groups; g++) {
+  for (int g = begin; g < end; g++) {
     const int n = max_int(0, min_int(group, inputs - g * group));
     F16 v[V];
     F16 top16 = zero();
@@ -393,11 +394,11 @@ static void quantize_groups(const float* x, int inputs, int zero_point, const In
   }
 }
 
-static void quantize_column(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column) {
+static void quantize_column(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column, int begin, int end) {
   if (tiles.group == 32)
-    quantize_groups<2>(x, inputs, zero_point, tiles, column);
+    quantize_groups<2>(x, inputs, zero_point, tiles, column, begin, end);
   else  // 40
-    quantize_groups<3>(x, inputs, zero_point, tiles, column);
+    quantize_groups<3>(x, inputs, zero_point, tiles, column, begin, end);
 }
 
 static void pack_column(const float* x, int inputs, const FloatTiles& tiles, int column) {

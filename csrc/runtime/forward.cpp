@@ -48,7 +48,7 @@ Model::Activations Model::part(const Activations& whole, int first, int count) c
 
 void Model::fill(const Activations& a, const Linear& linear, const float* x, int column) const {
   if (a.int8)
-    kernels_.quantize_column(x, linear.panels.inputs, linear.panels.zero_point, a.ints, column);
+    kernels_.quantize_column(x, linear.panels.inputs, linear.panels.zero_point, a.ints, column, 0, a.ints.groups);
   else
     kernels_.pack_column(x, linear.panels.inputs, a.floats, column);
 }
@@ -94,7 +94,7 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
 }
 
 void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-                    const Output& out, Claims* claims, const Linear* next) {
+                    const Output& out, Claims* claims, const Linear* next, bool from_product) {
   ThreadState& t = *thread_states_[thread];
   const int inputs = linear.panels.inputs;
   const bool normed = norm && norm->present();
@@ -116,8 +116,18 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
   } else {
     Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
     int begin, end;
-    while (claims[0].take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
-      for (int c = begin; c < end; c++) column(a, c);
+    if (a.int8 && from_product) {
+      // Each thread begins with the rows that it made itself, which its own cache holds.
+      const int threads = pool_.size(), groups = linear.panels.groups;
+      while (claims[0].take(thread, threads * columns, 1, &begin, &end)) {
+        const int part = begin / columns, c = begin % columns;
+        kernels_.quantize_column(x + c * stride, inputs, linear.panels.zero_point, a.ints, c, groups * part / threads,
+                                 groups * (part + 1) / threads);
+      }
+    } else {
+      while (claims[0].take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
+        for (int c = begin; c < end; c++) column(a, c);
+    }
     pool_.barrier();
     multiply(thread, linear, a, out, claims[1]);
   }
@@ -247,7 +257,7 @@ void Model::mlp_block(int thread, StepState& s, int layer, Claims* claims) {
             output(in, s.inner, inner, inner, l.gate_up.present() ? Epilogue::gated : Epilogue::activate), claims,
             &l.down);
     product(thread, l.down, s.columns, s.int8, s.inner, inner, nullptr, output(l.down, target, hidden, hidden, epilogue, scale),
-            claims + 2, layer + 1 < spec_.num_layers ? &layers_[layer + 1].qkv : &head_);
+            claims + 2, layer + 1 < spec_.num_layers ? &layers_[layer + 1].qkv : &head_, true);
   }
   Claims& last = claims[kMlpClaims - 1];
   if (spec_.norm_after_residual)

@@ -118,8 +118,9 @@ void Model::plan_step(StepState& s) {
   }
   s.columns = (int)s.tokens.size();
   const int share = spec_.num_heads / spec_.num_kv_heads, tile = std::max(1, kAttentionRows / share);
-  for (int i = (int)s.inputs.size() - 1; i >= 0; i--)
-    for (int first = (s.inputs[i].count - 1) / tile * tile; first >= 0; first -= tile)  // the longest contexts first
+  // In the order of columns: a thread then attends to about those that it prepares for the next product.
+  for (int i = 0; i < (int)s.inputs.size(); i++)
+    for (int first = 0; first < s.inputs[i].count; first += tile)
       for (int h = 0; h < spec_.num_kv_heads; h++) s.tasks.push_back({i, first, std::min(tile, s.inputs[i].count - first), h});
 }
 

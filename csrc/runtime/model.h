@@ -104,8 +104,9 @@ class Model {
   struct StepState;
 
   // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims. next: the product after it.
+  // from_product: x is what another product just stored.
   void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-               const Output& out, Claims* claims, const Linear* next = nullptr);
+               const Output& out, Claims* claims, const Linear* next = nullptr, bool from_product = false);
   int claim(const Panels& panels) const;  // panels a thread takes at a time
   void fetch_ahead(int thread, const Linear& next, const Claims& claims) const;
   void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims);

@@ -150,7 +150,7 @@ void products(Report& report, const Matrix& m, int rows, int inputs, int columns
         std::vector<float> scales(columns * groups);
         std::vector<int32_t> init(columns * groups);
         const IntTiles tiles{codes.data(), scales.data(), init.data(), columns, (int)groups, panels.group};
-        for (int c = 0; c < columns; c++) kernels.quantize_column(x.data() + (size_t)c * inputs, inputs, panels.zero_point, tiles, c);
+        for (int c = 0; c < columns; c++) kernels.quantize_column(x.data() + (size_t)c * inputs, inputs, panels.zero_point, tiles, c, 0, panels.groups);
         std::vector<uint8_t> scratch(2 * kPanelRows * padded);
         kernels.matmul_int(panels, 0, panels.num_panels, tiles, out, scratch.data());
       } else {
@@ -190,7 +190,7 @@ void quantized_columns(Report& report) {
         std::vector<int8_t> codes(groups * group);
         std::vector<float> scales(groups);
         std::vector<int32_t> init(groups);
-        choose_kernels(isa).quantize_column(x.data(), inputs, 7, {codes.data(), scales.data(), init.data(), 1, groups, group}, 0);
+        choose_kernels(isa).quantize_column(x.data(), inputs, 7, {codes.data(), scales.data(), init.data(), 1, groups, group}, 0, 0, groups);
         digest.add(codes), digest.add(scales), digest.add(init);
       });
 }
