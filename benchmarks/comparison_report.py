@@ -1,11 +1,13 @@
-"""The table of a comparison with llama.cpp, from the single figures that compare_llamacpp.py stored.
+"""The tables of a comparison with other runtimes, from the single figures that compare_peers.py stored.
 
     python benchmarks/comparison_report.py benchmarks/results/NAME.json [more.json …] [docs/performance.md]
 
 prints the tables, or puts them into a page in place of what follows its heading "Results".
 
-A cell is the median over rounds (lowest–highest). A ratio is Kumquant to llama.cpp within one round, then the
-median (lowest–highest) of those; llama.cpp's setting is the one with the better median of that measure.
+A cell is the median over rounds (lowest–highest). A peer counts with the setting that has the better median of the
+measure. "× the best" is Kumquant's figure over that of the best peer within one round, then the median of those
+(lowest–highest); for times and memory, below 1 is better. "Of the limit" is Kumquant's share of what limits.c read in
+the same round.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,118 +25,122 @@ import numpy as np
 from make_models import SHAPES, Shape, tensors
 
 BITS_PER_WEIGHT = 4.5  # 4-bit codes, one 16-bit scale per 32: Q4_0 and q4f16_1 alike
+MODELS = SHAPES | {"SmolLM2": Shape(576, 30, 9, 3, 1536, 49152, tied=True, rope_theta=1e5, context_length=8192)}
+PEERS = {"llama.cpp": "llama.cpp", "ik_llama.cpp": "ik_llama.cpp", "openvino": "OpenVINO", "onnxruntime": "ORT"}
+UNITS: dict[str, tuple[str, float]] = {  # what is not tokens/s: how it is called, and the factor to that unit
+    "first token": ("open to first token, ms", 1e3),
+    "peak memory": ("peak memory at the first token, MB", 1e-6),
+    "peak memory, 512 and decode": ("peak memory, prefill and decode, MB", 1e-6),
+}
+MEASURES = ("prefill 512", "decode @0", "decode @512", "decode @4096", "batch 8", "batch 32", *UNITS)
 
 Values = dict[int, float]  # round -> figure
+Figures = dict[tuple[str, str, str], Values]  # (engine, setting, measure) -> round -> figure
 
 
 def report(found: dict[str, Any]) -> str:
-    machine = found["machine"]
-    rounds = 1 + max(measurement["round"] for measurement in found["measurements"])
+    machine, entries = found["machine"], found["entries"]
+    dates = sorted({run["at"][:10] for run in found["runs"]})
+    commits = ", ".join(dict.fromkeys(run["kumquant"] for run in found["runs"]))
+    versions = "; ".join(f"{PEERS[name]}: {version}" for name, version in found["versions"].items())
     lines = [
-        f"# Kumquant and llama.cpp, {found['date']}",
+        f"# Kumquant and its peers, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}",
         "",
-        f"{machine['cpu']} (family {machine['cpu_family']}, model {machine['cpu_model']}), "
-        f"{machine['cpus']} CPUs, cache {machine['cache']}, "
-        f"Linux {machine['kernel']}. "
-        f"Kumquant {found['kumquant_commit']}, {found['quantization']}; llama.cpp: {found['llamacpp']}. "
-        f"{rounds} rounds.",
+        f"{machine['cpu']} (family {machine['cpu_family']}, model {machine['cpu_model']}), {machine['cpus']} CPUs, "
+        f"cache {machine['cache']}, Linux {machine['kernel']}. Kumquant {commits}, q4f16_1. {versions}.",
         "",
     ]
-    for name in SHAPES:
-        for threads in sorted({m["threads"] for m in found["measurements"]}):
-            block = [m for m in found["measurements"] if (m["model"], m["threads"]) == (name, threads)]
+    for name, shape in MODELS.items():
+        for threads in sorted({entry["threads"] for entry in entries}, reverse=True):
+            block = [entry for entry in entries if (entry["model"], entry["threads"]) == (name, threads)]
             if block:
-                lines += [f"## {name}, {threads} thread{'s' if threads > 1 else ''}", ""]
-                lines += [*table(block, SHAPES[name], threads), ""]
+                lines += [f"## {name}, {threads} thread{'s' if threads > 1 else ''}", "", *table(block, shape), ""]
     return "\n".join(lines)
 
 
-def table(block: list[dict[str, Any]], shape: Shape, threads: int) -> list[str]:
+def table(block: list[dict[str, Any]], shape: Shape) -> list[str]:
     """Markdown rows for one model at one thread count."""
-    speeds = collect(block, lambda run: run["speeds"])
+    figures: Figures = defaultdict(dict)
     limits: dict[str, Values] = defaultdict(dict)
-    for sample in (m for m in block if "limits" in m):
-        for limit in sample["limits"]:
-            if limit["threads"] == threads or limit["measure"] == "round trip":
-                limits[f"{limit['measure']}, {limit['unit']}"][sample["round"]] = limit["value"]
-
-    lines = [
-        "| tokens/s | Kumquant | llama.cpp | setting | ratio | of the limit |",
-        "|---|---|---|---|---|---|",
-    ]
-    for measure in speeds["llama.cpp", "default"]:
-        lines.append(row(measure, speeds, share_of_limit(measure, speeds, shape, limits)))
-    lines.append(
-        row(
-            "peak memory, MB",
-            collect(block, lambda run: {"peak memory, MB": run["peak_rss_bytes"] / 1e6}),
-            "",
-            best=min,
-        )
-    )
-    own = [m for m in block if m.get("engine") == "kumquant"]
-    for key, what in (("open_s", "open, ms"), ("first_token_s", "open to first token, ms")):
-        if own:
-            lines.append(f"| {what} | {cell({m['round']: 1e3 * m[key] for m in own})} | | | | |")
-    lines += [
-        "",
-        "Alongside: " + "; ".join(f"{what} {cell(values)}" for what, values in limits.items()) + ".",
-    ]
-    return lines
+    for entry in block:
+        for name, value in entry.get("limits", {}).items():
+            limits[name][entry["round"]] = value
+        for measure, value in entry.get("figures", {}).items():
+            figures[entry["engine"], entry["setting"], measure][entry["round"]] = value
+    peers = [name for name in PEERS if any(engine == name for engine, _, _ in figures)]
+    lines = ["| tokens/s | " + " | ".join(["Kumquant", *(PEERS[name] for name in peers), "× the best", "of the limit"])
+             + " |", "|---" * (4 + len(peers)) + "|"]
+    for measure in MEASURES:
+        own = {setting: values for (engine, setting, what), values in figures.items()
+               if (engine, what) == ("kumquant", measure)}
+        if not own:
+            continue
+        best = {name: at_better_setting(figures, name, measure) for name in peers}
+        for setting, ours in own.items():
+            lines.append(row(measure, setting, ours, best, share_of_limit(measure, ours, shape, limits)))
+    return [*lines, "", "Alongside: " + "; ".join(f"{what} {cell(values)}" for what, values in limits.items()) + "."]
 
 
-def collect(block: list[dict[str, Any]], figures: Any) -> dict[tuple[str, str], dict[str, Values]]:
-    """(engine, setting) -> measure -> round -> figure."""
-    found: dict[tuple[str, str], dict[str, Values]] = defaultdict(lambda: defaultdict(dict))
-    for run in (m for m in block if "engine" in m):
-        for measure, value in figures(run).items():
-            found[run["engine"], run["setting"]][measure][run["round"]] = value
-    return found
+def at_better_setting(figures: Figures, peer: str, measure: str) -> tuple[str, Values] | None:
+    settings = {setting: values for (engine, setting, what), values in figures.items()
+                if (engine, what) == (peer, measure)}
+    if not settings:
+        return None
+    setting = better(measure)(settings, key=lambda name: median(settings[name].values()))
+    return setting, settings[setting]
 
 
-def row(measure: str, found: dict[tuple[str, str], dict[str, Values]], share: str, best: Any = max) -> str:
-    settings = {setting: values[measure] for (engine, setting), values in found.items() if engine == "llama.cpp"}
-    setting = best(settings, key=lambda name: median(settings[name].values()))
-    theirs = settings[setting]
-    ours = next((values[measure] for (engine, _), values in found.items() if engine == "kumquant"), {})
-    ratios = {number: ours[number] / theirs[number] for number in ours if number in theirs}
-    ratio = cell(ratios, digits=2) if ratios else "–"
-    return f"| {measure} | {cell(ours) if ours else '–'} | {cell(theirs)} | {setting} | {ratio} | {share} |"
+def better(measure: str) -> Callable[..., Any]:
+    return min if measure in UNITS else max
 
 
-def share_of_limit(
-    measure: str, speeds: dict[tuple[str, str], dict[str, Values]], shape: Shape, limits: dict[str, Values]
-) -> str:
+def row(measure: str, setting: str, ours: Values, peers: dict[str, tuple[str, Values] | None], share: str) -> str:
+    title, factor = UNITS.get(measure, (measure, 1.0))
+    cells = [cell(ours, factor)]
+    for found in peers.values():
+        of_setting = f", {found[0]}" if found and found[0] != "default" else ""
+        cells.append(cell(found[1], factor) + of_setting if found else "–")
+    rivals = {name: found[1] for name, found in peers.items() if found and found[1].keys() & ours.keys()}
+    ratio = "–"
+    if rivals:
+        best = better(measure)(rivals, key=lambda name: median(rivals[name].values()))
+        paired = {number: ours[number] / rivals[best][number] for number in ours.keys() & rivals[best].keys()}
+        ratio = f"{cell(paired, digits=2)} {PEERS[best]}"
+    named = title if setting == "default" else f"{title}, {setting}"
+    return f"| {named} | " + " | ".join([*cells, ratio, share]) + " |"
+
+
+def share_of_limit(measure: str, ours: Values, shape: Shape, limits: dict[str, Values]) -> str:
     """Kumquant's share of what the machine could do at that moment, where one limit binds.
 
-    Decode at context 0 reads every weight once a token, from DRAM or, up to 48 MB, from a cache; prefill does
-    two int8 operations a weight and token, the head's apart. Attention is not counted.
+    Decode at context 0 reads every weight once a token, from DRAM or, up to 48 MB, from a cache. Prefill does two int8
+    operations a weight and token, the head's apart; a batch of many the head's too. Attention is not counted.
     """
-    ours = next((values[measure] for (engine, _), values in speeds.items() if engine == "kumquant"), None)
-    if ours is None:
-        return ""
     matrices = {t.name: float(np.prod(t.shape)) for t in tensors(shape) if len(t.shape) == 2}
     embedding = matrices.pop("model.embed_tokens.weight")
     head = matrices.pop("lm_head.weight", embedding)
-    if measure.startswith("prefill"):
-        work, limit, what = 2 * sum(matrices.values()), limits["int8 dot, GOPS"], "int8"
+    if measure in ("prefill 512", "batch 32"):
+        weights = sum(matrices.values()) + (head if measure.startswith("batch") else 0)
+        work, limit, what = 2 * weights, "int8 dot, GOPS", "int8"
     elif measure == "decode @0":
         work = (sum(matrices.values()) + head) * BITS_PER_WEIGHT / 8
         size = "43MB" if work < 48e6 else "1GiB"
-        limit, what = limits[f"read {size}, GB/s"], f"{size} read"
+        limit, what = f"read {size}, GB/s", f"{size} read"
     else:
         return ""
-    shares = [ours[number] * work / (limit[number] * 1e9) for number in ours]
-    return f"{100 * median(shares):.0f} % {what}"
+    alongside = limits.get(limit, {})
+    shares = [ours[number] * work / (alongside[number] * 1e9) for number in ours if number in alongside]
+    return f"{100 * median(shares):.0f} % {what}" if shares else ""
 
 
-def cell(values: Values, digits: int | None = None) -> str:
+def cell(values: Values, factor: float = 1.0, digits: int | None = None) -> str:
     """Median (lowest–highest), with so many decimals, or one below 100 and none from there on."""
-
-    if digits is None:
-        digits = 0 if median(values.values()) >= 100 else 1
-    ordered = sorted(values.values())
+    ordered = sorted(factor * value for value in values.values())
     middle, low, high = median(ordered), ordered[0], ordered[-1]
+    if digits is None:
+        digits = 0 if middle >= 100 else 1
+    if len(ordered) == 1:
+        return f"{middle:,.{digits}f}"
     return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from compare_llamacpp import git_commit, machine
+from machine_facts import git_commit, machine
 from make_models import SHAPES, Shape
 
 from kumquant import TensorCache, _native

@@ -186,7 +186,7 @@ def test_ik_llamacpp_is_not_taken_for_llamacpp(llamacpp, monkeypatch):
     assert "ik_llama.cpp=FOLDER" in find_peer("ik_llama.cpp").how_to_install()
     peer = find_peer("ik_llama.cpp", folder)
     assert peer.how_to_install() is None
-    assert peer.settings == ("rtr, fa off", "rtr, q8_0 KV")  # repacking the file takes its llama-quantize
+    assert peer.settings == ("rtr, fa off", "rtr", "rtr, q8_0 KV")  # repacking the file takes its llama-quantize
 
 
 def test_ik_llamacpp_generates_after_a_prompt(cache, quick, llamacpp, tmp_path):

@@ -120,6 +120,7 @@ class IkLlamaCpp(LlamaCpp):
     _REPACKED = "repacked file"
     _options: ClassVar[dict[str, list[str]]] = {
         "rtr, fa off": ["-rtr", "1", "-fa", "0"],
+        "rtr": ["-rtr", "1", "-fa", "1"],
         "rtr, q8_0 KV": ["-rtr", "1", "-fa", "1", "-ctk", "q8_0", "-ctv", "q8_0"],
         _REPACKED: ["-fa", "1"],
     }
