@@ -3,8 +3,8 @@
     python benchmarks/activation_loss.py --work /tmp/bench [--text eval_b.txt] [--peer-python PYTHON] \\
         [--models S L SmolLM2] [--tokens 2048] [--window 512] --out benchmarks/results/NAME-activation-loss
 
---work is the folder that `compare_peers.py --prepare` filled: all engines have the very same 4-bit weights. The reference
-is Kumquant with float32 activations, keys and values, whose logits agree with Transformers' (tests/conformance).
+--work is the folder that `compare_peers.py --prepare` filled: all engines have the very same 4-bit weights. The
+reference is Kumquant with float32 activations, keys and values; its logits are Transformers' (tests/conformance).
 Kumquant's own rows differ from it in the activations alone ("float32 KV") or run as it comes; the peers' have all
 that they round: activations to 8 bits in every matrix product, in OpenVINO other parts to bfloat16 too. SmolLM2
 reads the text; S and L have random weights, and read random token ids.

@@ -13,7 +13,7 @@ from ..errors import RequestError
 from ..models import TensorCache
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput
+from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput, panels_paths
 from .machine import cpu_name, peak_rss_bytes
 from .workload import BATCH_CONTEXT, FIRST_TOKEN_PROMPT, Workload
 
@@ -200,10 +200,11 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def _warm_page_cache(folder: Path) -> None:
-    """Read every shard once, through a small buffer, so that opening is measured without the disk."""
-    manifest = TensorCache.open(folder).manifest
+    """Read shards and panels file once through a small buffer, so that opening is measured without the disk."""
+    cache = TensorCache.open(folder)
     buffer = bytearray(READ_BYTES)
-    for shard in manifest.shards:
-        with (folder / shard.data_path).open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+    for path in (*(cache.folder / shard.data_path for shard in cache.manifest.shards), *panels_paths(cache.folder)):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass

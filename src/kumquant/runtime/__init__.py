@@ -2,7 +2,7 @@
 
 from .model import KV_DTYPES, KvDtype, Model, StepInput, StepOutput, check_kv_dtype
 from .pages import PagePool
-from .panels import verify_panels
+from .panels import panels_paths, verify_panels
 from .panels_writer import PackReport, pack, remove_panels
 from .sampler import SamplerConfig
 from .sequence import Sequence
@@ -19,6 +19,7 @@ __all__ = [
     "StepOutput",
     "check_kv_dtype",
     "pack",
+    "panels_paths",
     "remove_panels",
     "verify_panels",
 ]
