@@ -214,6 +214,24 @@ def test_a_python_peer_runs_in_its_own_python_on_its_own_folder(cache, quick, tm
     assert [one.peers[0].figure.median for one in report.results] == [8.0, 2.0, 2.0, 2.0, 0.5, 2**20]
 
 
+def test_llamacpp_without_its_programs_is_the_package(cache, quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    python = program(tmp_path / "python", GENAI_PYTHON.format(installed=True) + f"""
+open({str(tmp_path / "calls")!r}, "a").write(json.dumps([*sys.argv[2:4], job["options"]]) + "\\n")
+""")
+    peer = find_peer("llama.cpp", None, str(python))
+    assert (peer.name, peer.settings) == ("llama.cpp", ("default", "fa off, q8_0 K"))
+    report = compare(cache, [peer], SMALL, threads=1, models=tmp_path / "models")
+    assert report.results[0].peers[0].figure.median == 8.0
+    (model,) = (tmp_path / "models").iterdir()
+    assert (model / "llama.cpp" / "model.gguf").read_bytes()[:4] == b"GGUF"
+    runtime, folder, options = json.loads((tmp_path / "calls").read_text().splitlines()[-5])
+    assert (runtime, folder) == ("llama.cpp", str(model / "llama.cpp"))
+    assert options == {"flash_attn_type": 0, "type_k": 8}
+    missing = find_peer("llama.cpp", None, "no-such-python").how_to_install()
+    assert missing.startswith("pip install llama-cpp-python") and "llama.cpp=FOLDER" in missing
+
+
 @pytest.mark.parametrize("python", ["no-such-python", "without"])
 def test_a_python_without_the_package_is_not_installed(tmp_path, python):
     path = tmp_path / python

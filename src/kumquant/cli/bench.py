@@ -8,8 +8,9 @@ that the model's context has no room for is shortened.
 processors, all in turn in every round, in processes of their own; of a runtime's settings the better
 one counts. What is not installed is left out, with how to install it. openvino and onnxruntime come
 with pip (openvino-genai, onnxruntime-genai) and take plain Llama models in q4f16_1 or q4f32_1; for others
-name a model folder of theirs: openvino=FOLDER. llama.cpp=FOLDER says where its programs are. Exit code
-1: one of them failed, or none is installed.
+name a model folder of theirs: openvino=FOLDER. llama.cpp is llama-bench and llama-batched-bench on PATH,
+or in FOLDER with llama.cpp=FOLDER, else the package llama-cpp-python. Exit code 1: one of them failed,
+or none is installed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ..bench import (
 )
 from ..errors import RequestError
 from .options import add_activations, add_json, add_kv_dtype, add_model, add_threads, whole, whole_list
-from .output import format_bytes, print_facts, print_json, print_table, remark
+from .output import counted, format_bytes, print_facts, print_json, print_table, remark
 from .progress import progress_for
 
 
@@ -60,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", type=_peers, metavar="NAME[=FOLDER],…",
                         help="other runtimes to measure beside: " + ", ".join(PEER_NAMES))
     parser.add_argument("--peer-python", metavar="PATH",
-                        help="the Python that has openvino-genai or onnxruntime-genai (default: this one)")
+                        help="the Python that has the runtimes' packages (default: this one)")
     parser.add_argument("--peer-models", type=Path, metavar="FOLDER",
                         help="keep the runtimes' own models here for the next time (default: a temporary folder)")
 
@@ -119,7 +120,7 @@ def _print_comparison(report: Comparison) -> None:
                  for peer in one.peers]
     print_table(["measure", "", "runtime", "setting", "median", "min", "max", "ratio"], rows, "<<<<>>>>")
     print()
-    print_facts([("machine", f"{report.cpu}, {report.threads} threads"), ("rounds", f"{report.rounds}"),
+    print_facts([("machine", f"{report.cpu}, {counted(report.threads, 'thread')}"), ("rounds", f"{report.rounds}"),
                  ("ratio", "kumquant to the other, within a round")])
 
 

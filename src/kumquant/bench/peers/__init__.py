@@ -10,7 +10,7 @@ from .kumquant_peer import Kumquant
 from .llamacpp import IkLlamaCpp, LlamaCpp
 from .peer import Opening, Peer, Speeds
 from .process import Finished, PeerError, run_pinned
-from .python_peers import OnnxRuntime, OpenVino, PythonPeer
+from .python_peers import LlamaCppPython, OnnxRuntime, OpenVino, PythonPeer
 
 _PEERS: dict[str, type[LlamaCpp] | type[PythonPeer]] = {
     peer.name: peer for peer in (LlamaCpp, IkLlamaCpp, OpenVino, OnnxRuntime)
@@ -25,6 +25,8 @@ def find_peer(name: str, location: Path | None = None, python: str | None = None
     if name not in _PEERS:
         raise RequestError("no runtime to compare with", where=name, expected=", ".join(PEER_NAMES))
     peer = _PEERS[name]
+    if peer is LlamaCpp and location is None and LlamaCpp().how_to_install():
+        peer = LlamaCppPython  # the package brings the library, not the programs
     return peer(location, python or sys.executable) if issubclass(peer, PythonPeer) else peer(location)
 
 
