@@ -1,7 +1,8 @@
 """What 8-bit activations cost: KL divergence of their logits from those of float32 activations, ours and the peers'.
 
     python benchmarks/activation_loss.py --work /tmp/bench [--text eval_b.txt] [--peer-python PYTHON] \\
-        [--models S L SmolLM2] [--tokens 2048] [--window 512] --out benchmarks/results/NAME-activation-loss
+        [--models S L SmolLM2] [--engines Kumquant llama.cpp …] [--tokens 2048] [--window 512] \\
+        --out benchmarks/results/NAME-activation-loss
 
 --work is the folder that `compare_peers.py --prepare` filled: all engines have the very same 4-bit weights. The
 reference is Kumquant with float32 activations, keys and values; its logits are Transformers' (tests/conformance).
@@ -11,6 +12,7 @@ reads the text; S and L have random weights, and read random token ids.
 
 PYTHON has openvino, onnxruntime-genai and, for llama.cpp, llama-cpp-python; what it lacks is left out. Where the
 package llama_cpp is only a source folder, name that in PYTHONPATH and its libraries' folder in LLAMA_CPP_LIB_PATH.
+Rows replace those of the same model and engine in the result; others stay.
 """
 
 from __future__ import annotations
@@ -89,11 +91,14 @@ def losses(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
     model = Model(cache)
     windows = windows_of(options, name, cache)
     references = [model.logits(ids.tolist(), "float32", "float32") for ids in windows]
-    for engine, kv_dtype in (("Kumquant, float32 KV", "float32"), ("Kumquant", "auto")):
+    own = (("Kumquant, float32 KV", "float32"), ("Kumquant", "auto"))
+    for engine, kv_dtype in own if "Kumquant" in options.engines else ():
         yield row(name, engine, windows, references, [model.logits(ids.tolist(), "int8", kv_dtype) for ids in windows])
     if not options.peer_python:
         return
     for engine, (script, file) in PEERS.items():
+        if engine not in options.engines:
+            continue
         path = options.work / "peers" / name / file
         try:
             logits = [peer_logits(options.peer_python, script, path, ids) for ids in windows]
@@ -129,18 +134,22 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--peer-python")
+    parser.add_argument("--engines", nargs="+", choices=("Kumquant", *PEERS), default=["Kumquant", *PEERS])
     parser.add_argument("--out", type=Path, required=True, help="name of the results without suffix")
     options = parser.parse_args()
     if "SmolLM2" in options.models and options.text is None:
         parser.error("SmolLM2 needs --text")
-    rows = []
+    stored = options.out.with_suffix(".json")
+    found = json.loads(stored.read_text()) if stored.exists() else {"machine": machine(), "rows": []}
+    taken = {"date": datetime.date.today().isoformat(), "kumquant": git_commit(), "quantization": QUANTIZATION,
+             "window": options.window}
+    rows = found["rows"]
     for name in options.models:
         for one in losses(options, name):
             print(json.dumps(one), file=sys.stderr, flush=True)
-            rows.append(one)
-    found = {"date": datetime.date.today().isoformat(), "machine": machine(), "kumquant": git_commit(),
-             "quantization": QUANTIZATION, "window": options.window, "rows": rows}
-    options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+            rows[:] = [row for row in rows if (row["model"], row["engine"]) != (name, one["engine"])] + [one | taken]
+            stored.write_text(json.dumps(found, indent=1) + "\n")
+    rows.sort(key=lambda row: options.models.index(row["model"]) if row["model"] in options.models else -1)
     options.out.with_suffix(".md").write_text(table(rows))
     print(table(rows))
 
