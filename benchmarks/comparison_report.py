@@ -76,7 +76,7 @@ def table(block: list[dict[str, Any]], shape: Shape) -> list[str]:
         if not own:
             continue
         best = {name: at_better_setting(figures, name, measure) for name in peers}
-        for setting, ours in own.items():
+        for setting, ours in sorted(own.items(), key=lambda one: one[0] != "default"):
             lines.append(row(measure, setting, ours, best, share_of_limit(measure, ours, shape, limits)))
     return [*lines, "", "Alongside: " + "; ".join(f"{what} {cell(values)}" for what, values in limits.items()) + "."]
 
