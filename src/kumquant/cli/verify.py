@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     panels = verify_panels(args.model)
     if args.json:
         print_json({"ok": True, "shards": report.shards, "tensors": report.tensors, "nbytes": report.nbytes,
-                    "unchecked": list(report.unchecked), "panels": str(panels) if panels else None})
+                    "unchecked": list(report.unchecked), **({"panels": str(panels)} if panels else {})})
     else:
         print(f"ok: {counted(report.shards, 'shard')}, {counted(report.tensors, 'tensor')}, "
               f"{format_bytes(report.nbytes)}" + (f"; {panels.name}" if panels else ""))
