@@ -83,7 +83,7 @@ print(sorted(set(outcomes)) == sorted([-1, want]), outcomes)
 """
 
 
-@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="skipped: AddressSanitizer needs memory itself")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="skipped: AddressSanitizer needs memory")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is limited as Linux does it")
 def test_a_step_without_memory_is_an_error_and_the_next_one_is_right():
     script = SHORTAGES.format(tests=str(Path(__file__).parent))
