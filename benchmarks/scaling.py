@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--parts context,batch,vocabulary,size,isa] [--out FILE.json] [--again]
 
-Run it with a Python that has Kumquant, on an otherwise idle machine: under ten minutes on two cores. Models are random
+Run it with a Python that has Kumquant, on an otherwise idle machine. Models are random
 q4f16_1 caches, made in WORK where they are missing (5 GB for all of them). Every point is measured in a process of its
 own, several rounds of each figure; the file has them all and is written after every point. A second run goes on where
 the first stopped (--again measures everything anew). scaling_plots.py draws the file.

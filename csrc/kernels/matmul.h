@@ -7,8 +7,6 @@
 namespace kq {
 namespace KQ_ISA {
 
-constexpr int kCachedAhead = 16 << 10;  // bytes of weights on their way to the second cache
-
 template <bool B, class X, class Y>
 struct If {
   using type = X;
@@ -100,10 +98,9 @@ static inline void int_tile(const uint8_t* panel, const uint8_t* unpacked, const
 }
 
 // The same for one or two columns and codes in nibbles, where weights are read as fast as memory gives them: low and high
-// nibbles have a sum each, so that chains of dot products are short, and the loop steps by blocks. Prefetching into the first
-// cache, as above, would cost a quarter of the speed here: this loop looks far enough ahead to keep the processor's own
-// prefetchers busy (measured on Zen 4: 95 % of plain reads). Weights that mostly live in the last cache gain another quarter
-// when the second cache gets them early; weights from DRAM lose by it.
+// nibbles have a sum each, so that chains of dot products are short, and the loop steps by blocks. It looks far enough ahead to
+// keep the processor's own prefetchers busy; prefetching into the first cache, as above, would only take their miss buffers.
+// Weights that mostly live in the last cache are asked for early, into the second; from DRAM that costs more than it gives.
 template <int NC, class F, bool CACHED>
 static inline void few_tile(const uint8_t* block, const int8_t* codes, const float* scales, const int32_t* init, int groups,
                             F16* result) {
@@ -112,7 +109,7 @@ static inline void few_tile(const uint8_t* block, const int8_t* codes, const flo
   for (int g = 0; g < groups; g += 2, block += F::block) {
     if constexpr (CACHED) {
 #pragma GCC unroll 16
-      for (int i = 0; i < F::block; i += 64) prefetch_near(block + kCachedAhead + i);
+      for (int i = 0; i < F::block; i += 64) prefetch_near(block + kFetchAhead + i);
     }
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
@@ -276,7 +273,8 @@ static void matmul_int_as(const Panels& w, int begin, int end, const IntTiles& x
   const int step = out.epilogue == Epilogue::gated ? 2 : 1;
   // With few columns to a pass nibbles are unpacked once for all passes. With many it costs more than it saves: the loop is
   // bound by dot products, and half as many bytes come from the caches.
-  const bool unpacked = !F::bytes && kIntCols < 8 && x.columns > kIntCols;
+  constexpr bool kUnpacks = !F::bytes && kIntCols < 8;
+  const bool unpacked = kUnpacks && x.columns > kIntCols;
   const size_t codes_per_column = (size_t)x.groups * F::group;
   for (int p = begin; p < end; p += step) {
     const uint8_t* panel = w.data + (size_t)p * w.panel_bytes;
@@ -293,7 +291,7 @@ static void matmul_int_as(const Panels& w, int begin, int end, const IntTiles& x
         constexpr int NC = decltype(n)::value;
         for (int i = 0; i < step; i++) {
           if (unpacked)
-            int_tile<NC, F, !F::bytes>(panel + i * w.panel_bytes, scratch + i * codes_per_column * kPanelRows, codes, scales, init,
+            int_tile<NC, F, kUnpacks>(panel + i * w.panel_bytes, scratch + i * codes_per_column * kPanelRows, codes, scales, init,
                                        x.groups, acc[i]);
           else
             int_tile<NC, F, false>(panel + i * w.panel_bytes, nullptr, codes, scales, init, x.groups, acc[i]);

@@ -8,7 +8,6 @@
 namespace kq {
 namespace {
 constexpr size_t kClaimBytes = 12 << 10;  // weights worth the cost of a claim
-constexpr size_t kFetchAhead = 16 << 10;  // what the kernel itself fetches ahead of one column (kCachedAhead)
 
 void add_scaled(float* x, const float* y, int n, float scale) {
   if (scale == 1.0f)
