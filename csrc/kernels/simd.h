@@ -44,6 +44,7 @@ constexpr int kFloatCols = 1;
 constexpr int kRows = 2;
 constexpr int kByteRows = 2;
 #endif
+static_assert(kIntCols % kFloatCols == 0, "threads share columns in whole tiles of either kind");
 
 #if !defined(KQ_ISA_AVX512)
 // The exact dot product of one group from lines of nibbles; init + sum of code * activation.

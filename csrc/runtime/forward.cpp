@@ -7,6 +7,7 @@
 
 namespace kq {
 namespace {
+constexpr int kOwnColumns = 40;           // columns for each thread from which each keeps to its own
 constexpr size_t kClaimBytes = 12 << 10;  // weights worth the cost of a claim
 
 void add_scaled(float* x, const float* y, int n, float scale) {
@@ -86,10 +87,27 @@ void Model::fetch_ahead(int thread, const Linear& next, const Claims& claims) co
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p.data + at + i, 0, 2);
 }
 
+// With many columns each thread keeps to its own through all phases: what it made is still in its caches, and little has to
+// come from another core's. With few, weights are most of what is read, and each thread keeps to its own panels.
+bool Model::splits_columns(int columns) const { return pool_.size() > 1 && columns >= kOwnColumns * pool_.size(); }
+
 void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims) {
   const Panels& p = linear.panels;
+  const int columns = a.int8 ? a.ints.columns : a.floats.columns, chunk = claim(p);
   int begin, end;
-  while (claims.take(thread, p.num_panels, claim(p), &begin, &end)) multiply_panels(thread, linear, begin, end, a, out);
+  if (!splits_columns(columns)) {
+    while (claims.take(thread, p.num_panels, chunk, &begin, &end)) multiply_panels(thread, linear, begin, end, a, out);
+    return;
+  }
+  const int tile = kernels_.int_cols, tiles = (columns + tile - 1) / tile, threads = pool_.size();
+  const int chunks = (p.num_panels + chunk - 1) / chunk;
+  while (claims.take(thread, threads * chunks, 1, &begin, &end)) {
+    const int owner = begin / chunks, panel = begin % chunks * chunk;
+    const int first = tiles * owner / threads * tile, last = std::min(columns, tiles * (owner + 1) / threads * tile);
+    Output own = out;
+    own.y += first * out.stride;
+    multiply_panels(thread, linear, panel, std::min(panel + chunk, p.num_panels), part(a, first, last - first), own);
+  }
 }
 
 void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
@@ -115,7 +133,7 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
   } else {
     Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
     int begin, end;
-    if (a.int8 && from_product) {
+    if (a.int8 && from_product && !splits_columns(columns)) {
       // Each thread begins with the rows that it made itself, which its own cache holds.
       const int threads = pool_.size(), groups = linear.panels.groups;
       while (claims[0].take(thread, threads * columns, 1, &begin, &end)) {

@@ -9,7 +9,8 @@
 
 namespace kq {
 namespace {
-constexpr int kBlockTokens = 96;     // tokens that go through the layers together: eight tiles of twelve columns
+constexpr int kBlockTokens = 96;     // tokens of each thread that go through the layers together: eight tiles of twelve columns
+constexpr int kBlockThreads = 8;     // that have so many; more threads share them, for buffers grow with a block
 constexpr int kAttentionRows = 12;   // query rows that share one pass over keys and values
 constexpr int kSharedContext = 768;  // tokens of context worth sharing between threads
 }  // namespace
@@ -242,6 +243,7 @@ void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, flo
   const size_t width = head_.present() ? spec_.vocab_size : spec_.hidden_size;
   std::vector<StepInput> block;
   std::vector<size_t> owners;
+  const int block_tokens = kBlockTokens * std::min(pool_.size(), kBlockThreads);
   int columns = 0, rows_before = 0;
   auto run = [&] {
     if (block.empty()) return;
@@ -260,7 +262,7 @@ void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, flo
     const StepInput& in = inputs[i];
     for (int done = 0; done < in.count;) {
       // An encoder's sequence cannot be cut.
-      const int room = kBlockTokens - columns, left = in.count - done, count = spec_.causal ? std::min(room, left) : left;
+      const int room = block_tokens - columns, left = in.count - done, count = spec_.causal ? std::min(room, left) : left;
       if (count > room && columns > 0) {
         run();
         continue;
@@ -274,7 +276,7 @@ void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, flo
       owners.push_back(i);
       columns += count;
       done += count;
-      if (columns >= kBlockTokens) run();
+      if (columns >= block_tokens) run();
     }
   }
   run();

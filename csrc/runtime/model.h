@@ -107,12 +107,14 @@ class Model {
   // from_product: x is what another product just stored.
   void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
                const Output& out, Claims* claims, const Linear* next = nullptr, bool from_product = false);
+  bool splits_columns(int columns) const;  // each thread multiplies its own columns, not its own panels
   int claim(const Panels& panels) const;  // panels a thread takes at a time
   void fetch_ahead(int thread, const Linear& next, const Claims& claims) const;
   void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims);
   void multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out);
   std::vector<Linear*> linears();
   Activations shape(const Linear& linear, int columns, bool int8, Buffers& buffers) const;
+  // Columns of a matrix that begin a tile.
   Activations part(const Activations& whole, int first, int count) const;
   void fill(const Activations& a, const Linear& linear, const float* x, int column) const;
   void normalize(const NormWeights& norm, const float* x, float* y, int n) const;
