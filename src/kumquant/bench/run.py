@@ -76,7 +76,7 @@ def _is_large(test: Workload) -> bool:
 def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, threads: int | None = None,
               activations: Literal["int8", "float32"] = "int8", kv_dtype: KvDtype = "auto",
               progress: Progress = NO_PROGRESS) -> BenchReport:
-    """Measure the model of a cache folder. Needs no tokenizer.
+    """Measure the model of a cache folder, after a run that warms up. Needs no tokenizer.
 
     threads: default the physical cores. shrink: leave out, or shorten, what the model's context has no room
     for, instead of refusing it. Raises RequestError for a test longer than the context.
@@ -92,10 +92,14 @@ def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, thre
     tests = planned_workloads(settings, model.context_length)
     pool = model.new_pool(max(test.batch * model.pages_for(test.length) for test in tests), activations, kv_dtype)
     runner = _Runner(model, pool)
+    small = [test for test in tests if not _is_large(test)]
     speeds: dict[Workload, list[float]] = {test: [] for test in tests}
-    progress.start(settings.rounds * sum(test.batch * test.length for test in tests), "bench")
+    progress.start(sum((settings.rounds + (test in small)) * test.batch * test.length for test in tests), "bench")
     try:
-        for test in _in_turns([test for test in tests if not _is_large(test)], settings.rounds):
+        for test in small:  # warms up, as llama-bench does
+            runner.run(test)
+            progress.advance(test.batch * test.length, "warm-up")
+        for test in _in_turns(small, settings.rounds):
             speeds[test].append(runner.run(test))
             progress.advance(test.batch * test.length, test.test)
         peak = peak_rss_bytes()
