@@ -9,8 +9,10 @@
 
 namespace kq {
 namespace {
-constexpr int kBlockTokens = 96;     // tokens of each thread that go through the layers together: eight tiles of twelve columns
-constexpr int kBlockThreads = 8;     // that have so many; more threads share them, for buffers grow with a block
+// Tokens that go through the layers together: 96 at least, eight tiles of twelve columns. For each of at most kBlockThreads
+// threads 96 too, or, where a model is wide, as many as keep a thread's share of the buffers below kBlockBytes, but not below 48.
+constexpr int kMinThreadTokens = 48, kBlockTokens = 96, kBlockThreads = 8;
+constexpr size_t kBlockBytes = 4 << 20;
 constexpr int kAttentionRows = 12;   // query rows that share one pass over keys and values
 constexpr int kSharedContext = 768;  // tokens of context worth sharing between threads
 }  // namespace
@@ -237,13 +239,21 @@ void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8
   for (StepInput& in : inputs) in.sequence->length += in.count;
 }
 
+int Model::block_tokens() const {
+  const ExpertSpec& e = spec_.experts;
+  const size_t inner = std::max(spec_.intermediate_size, e.shared_size), experts = (size_t)e.per_token * (e.inner_size + spec_.hidden_size);
+  const size_t bytes = sizeof(float) * (spec_.hidden_size + spec_.qkv_size() + spec_.q_size() + inner + experts);
+  const int fit = (int)(kBlockBytes / bytes) / 12 * 12;
+  return std::max(kBlockTokens, std::clamp(fit, kMinThreadTokens, kBlockTokens) * std::min(pool_.size(), kBlockThreads));
+}
+
 // Long steps run in blocks of tokens, so that buffers stay small and in the cache. Results do not depend on the cut.
 void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results) {
   check_inputs(inputs);
   const size_t width = head_.present() ? spec_.vocab_size : spec_.hidden_size;
   std::vector<StepInput> block;
   std::vector<size_t> owners;
-  const int block_tokens = kBlockTokens * std::min(pool_.size(), kBlockThreads);
+  const int block_tokens = this->block_tokens();
   int columns = 0, rows_before = 0;
   auto run = [&] {
     if (block.empty()) return;

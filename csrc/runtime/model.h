@@ -137,6 +137,7 @@ class Model {
   void finish_results(int thread, StepState& s, Claims* claims);
 
   void run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results);
+  int block_tokens() const;
   void check_inputs(const std::vector<StepInput>& inputs) const;
   void check_attention(const Layer& layer, const std::string& at) const;
   void check_mlp(const Layer& layer, const std::string& at) const;

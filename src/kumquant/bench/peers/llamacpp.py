@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ...export import export
 from ..workload import FIRST_TOKEN_PROMPT, Workload, by_tokens
 from .peer import Opening, Peer, Speeds
 from .process import Finished, PeerError, run_pinned
@@ -42,6 +41,8 @@ class LlamaCpp(Peer):
     def prepare(self, cache: Path, work: Path) -> None:
         self._model = work.resolve() / "model-q4_0.gguf"
         if not self._model.exists():
+            from ...export import export  # here: with all it needs it would count in the peak memory of every benchmark
+
             export(cache, self._model, "gguf")
 
     def measure(self, setting: str, workloads: Sequence[Workload], threads: int, processors: Sequence[int]) -> Speeds:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import RequestError
-from ...export import export
 from ...models import TensorCache
 from ..workload import Workload
 from .llama_weights import LlamaWeights
@@ -95,6 +94,8 @@ class LlamaCppPython(PythonPeer):
     _or_else = "; or build llama.cpp's llama-bench and llama-batched-bench: on PATH, or --compare llama.cpp=FOLDER"
 
     def _write(self, cache: TensorCache, folder: Path) -> None:
+        from ...export import export  # here: with all it needs it would count in the peak memory of every benchmark
+
         export(cache.folder, folder / self._model_file, "gguf")
         (folder / "config.json").write_text(json.dumps({"vocab_size": cache.spec.vocab_size}))
 
