@@ -7,7 +7,7 @@
 
 namespace kq {
 namespace {
-constexpr int kOwnColumns = 40;           // columns for each thread from which each keeps to its own
+constexpr int kOwnColumns = 40;           // columns for each thread from which each keeps to its own (model.cpp: kBlockThreads)
 constexpr size_t kClaimBytes = 12 << 10;  // weights worth the cost of a claim
 
 void add_scaled(float* x, const float* y, int n, float scale) {

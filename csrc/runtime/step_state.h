@@ -52,7 +52,7 @@ struct Model::StepState {
 template <class F>
 void Model::each_column(int thread, StepState& s, Claims& claims, F f) {
   int begin, end;
-  while (claims.take(thread, s.columns, s.columns >= 96 ? 12 : 4, &begin, &end))
+  while (claims.take(thread, s.columns, splits_columns(s.columns) ? 12 : 4, &begin, &end))
     for (int c = begin; c < end; c++) f(c);
   pool_.barrier();
 }

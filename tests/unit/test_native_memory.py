@@ -74,7 +74,7 @@ def step(model, pool, spare):
 model = Model.from_arrays(spec, tensors, threads=1)
 want = step(model, model.new_pool(5), None)
 outcomes = []
-for spare in range(0, 8 << 20, 256 << 10):
+for spare in range(0, 16 << 20, 512 << 10):
     model = Model.from_arrays(spec, tensors, threads=3)
     pool = model.new_pool(5)
     outcomes.append(step(model, pool, spare))

@@ -106,3 +106,19 @@ def test_the_native_core_computes_what_its_twin_computes(trait):
     expected = forward(spec, weights, tokens)
     assert np.isfinite(expected).all()
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+@pytest.mark.parametrize("trait", [*TRAITS, "encoder"])
+def test_threads_do_not_matter_to_any_trait(trait, activations):
+    """260 tokens: on two and three threads each multiplies columns of its own, in two blocks; an encoder's in one."""
+    spec = spec_with(TRAITS.get(trait, {"causal": False}))
+    weights = weights_of(spec)
+    tokens = [int(token) for token in np.random.RandomState(3).randint(0, spec.vocab_size, 260)]
+    results = []
+    for threads in (1, 2, 3):
+        model = Model.from_arrays(spec, weights, threads=threads)
+        compute = model.logits if spec.causal else model.hidden_states
+        results.append(compute(tokens, activations=activations))
+    assert np.isfinite(results[0]).all() and results[0].std() > 0
+    assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()

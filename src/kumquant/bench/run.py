@@ -76,7 +76,7 @@ def _is_large(test: Workload) -> bool:
 def run_bench(folder: str | Path, settings: BenchSettings | None = None, *, threads: int | None = None,
               activations: Literal["int8", "float32"] = "int8", kv_dtype: KvDtype = "auto",
               progress: Progress = NO_PROGRESS) -> BenchReport:
-    """Measure the model of a cache folder, after a run that warms up. Needs no tokenizer.
+    """Measure the model of a cache folder, after every small test ran once to warm up. Needs no tokenizer.
 
     threads: default the physical cores. shrink: leave out, or shorten, what the model's context has no room
     for, instead of refusing it. Raises RequestError for a test longer than the context.

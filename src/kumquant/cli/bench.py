@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=whole_list(1), metavar="N,…",
                         help=f"sequences decoded together (default {_listed(DEFAULT_BATCH)})")
     parser.add_argument("--rounds", type=whole(1), metavar="N", default=DEFAULT_ROUNDS,
-                        help=f"how often each test runs after a warm-up (default {DEFAULT_ROUNDS})")
+                        help=f"how often each test runs, warmed up (default {DEFAULT_ROUNDS})")
     add_activations(parser)
     add_kv_dtype(parser)
     parser.add_argument("--compare", type=_peers, metavar="NAME[=FOLDER],…",
