@@ -114,13 +114,17 @@ def share_of_limit(measure: str, ours: Values, shape: Shape, limits: dict[str, V
     """Kumquant's share of what the machine could do at that moment, where one limit binds.
 
     Decode at context 0 reads every weight once a token, from DRAM or, up to 48 MB, from a cache. Prefill does two int8
-    operations a weight and token, the head's apart; a batch of many the head's too. Attention is not counted.
+    operations a weight and token, the head's apart, and the last layer's, of which only queries, keys and values are
+    computed for every token; a batch of many has all of them, the head's too. Attention is not counted.
     """
     matrices = {t.name: float(np.prod(t.shape)) for t in tensors(shape) if len(t.shape) == 2}
     embedding = matrices.pop("model.embed_tokens.weight")
     head = matrices.pop("lm_head.weight", embedding)
     if measure in ("prefill 512", "batch 32"):
-        weights = sum(matrices.values()) + (head if measure.startswith("batch") else 0)
+        for_all = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+        last = f"model.layers.{shape.num_layers - 1}."
+        left_out = sum(size for name, size in matrices.items() if name.startswith(last) and not name.endswith(for_all))
+        weights = sum(matrices.values()) + (head if measure.startswith("batch") else -left_out)
         work, limit, what = 2 * weights, "int8 dot, GOPS", "int8"
     elif measure == "decode @0":
         work = (sum(matrices.values()) + head) * BITS_PER_WEIGHT / 8

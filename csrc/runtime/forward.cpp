@@ -211,20 +211,23 @@ void Model::attend(int thread, StepState& s, int layer, int index, int part) {
   kernels_.attend_chunks(kv, query, begin + chunks * part / s.task_parts, begin + chunks * (part + 1) / s.task_parts, partials, scratch);
 }
 
-void Model::attend_all(int thread, StepState& s, int layer, Claims* claims) {
-  if (!s.fused)  // a token's key may be read by another thread's queries, so all are written first
-    each_column(thread, s, claims[0], [&](int c) {
-      if (spec_.qk_norm && spec_.qk_norm_over_all) {
-        float* row = s.qkv + (size_t)c * spec_.qkv_size();
-        kernels_.rms_norm(row, layers_[layer].q_norm.data(), row, spec_.q_size(), spec_.norm_eps);
-        float* k = row + spec_.q_size();
-        kernels_.rms_norm(k, layers_[layer].k_norm.data(), k, spec_.kv_size(), spec_.norm_eps);
-      }
-      for (int h = 0; h < spec_.num_kv_heads; h++) rotate_and_store(s, layer, c, h);
-    });
+// Before attention where it is not a part of it: a token's key may be read by another thread's queries.
+void Model::store_all(int thread, StepState& s, int layer, Claims& claims) {
+  each_column(thread, s, claims, [&](int c) {
+    if (spec_.qk_norm && spec_.qk_norm_over_all) {
+      float* row = s.qkv + (size_t)c * spec_.qkv_size();
+      kernels_.rms_norm(row, layers_[layer].q_norm.data(), row, spec_.q_size(), spec_.norm_eps);
+      float* k = row + spec_.q_size();
+      kernels_.rms_norm(k, layers_[layer].k_norm.data(), k, spec_.kv_size(), spec_.norm_eps);
+    }
+    for (int h = 0; h < spec_.num_kv_heads; h++) rotate_and_store(s, layer, c, h);
+  });
+}
+
+void Model::attend_all(int thread, StepState& s, int layer, Claims& claims) {
   int begin, end;
   const int tasks = (int)s.tasks.size(), parts = s.task_parts;
-  while (claims[1].take(thread, tasks * parts, 1, &begin, &end)) attend(thread, s, layer, begin / parts, begin % parts);
+  while (claims.take(thread, tasks * parts, 1, &begin, &end)) attend(thread, s, layer, begin / parts, begin % parts);
   if (parts > 1) {
     pool_.barrier();
     for (int i = thread; i < tasks; i += pool_.size()) attend(thread, s, layer, i, parts);
@@ -240,7 +243,13 @@ void Model::attention_block(int thread, StepState& s, int layer, Claims* claims)
   const NormWeights* before = spec_.norm_after_residual ? nullptr : &l.attn_norm;
   product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store), claims,
           &l.o);
-  attend_all(thread, s, layer, claims + 2);
+  if (!s.fused) store_all(thread, s, layer, claims[2]);
+  if (s.narrows && layer + 1 == spec_.num_layers) {
+    if (thread == 0) narrow(s);
+    pool_.barrier();
+    if (!s.columns) return;
+  }
+  attend_all(thread, s, layer, claims[3]);
   const bool direct = !spec_.parallel_block && !l.attn_post_norm.present();
   product(thread, l.o, s.columns, s.int8, s.attended, spec_.q_size(), nullptr,
           direct ? output(l.o, s.x, hidden, hidden, Epilogue::add, spec_.residual_scale)
@@ -311,6 +320,7 @@ void Model::run_layers(int thread, StepState& s, Claims* claims) {
   claims += kStepClaims;
   for (int i = 0; i < spec_.num_layers; i++) {
     attention_block(thread, s, i, claims);
+    if (!s.columns) return;  // only keys and values were wanted
     claims += kAttentionClaims;
     mlp_block(thread, s, i, claims);
     claims += kMlpClaims;

@@ -120,11 +120,35 @@ void Model::plan_step(StepState& s) {
     }
   }
   s.columns = (int)s.tokens.size();
+  s.narrows = (int)s.result_columns.size() < s.columns;
+  s.fused = s.fused && !s.narrows;
   const int share = spec_.num_heads / spec_.num_kv_heads, tile = std::max(1, kAttentionRows / share);
   // In the order of columns: a thread then attends to about those that it prepares for the next product.
-  for (int i = 0; i < (int)s.inputs.size(); i++)
-    for (int first = 0; first < s.inputs[i].count; first += tile)
-      for (int h = 0; h < spec_.num_kv_heads; h++) s.tasks.push_back({i, first, std::min(tile, s.inputs[i].count - first), h});
+  auto list_tasks = [&](std::vector<Task>& tasks, int StepInput::*count) {
+    for (int i = 0; i < (int)s.inputs.size(); i++)
+      for (int first = 0; first < s.inputs[i].*count; first += tile)
+        for (int h = 0; h < spec_.num_kv_heads; h++) tasks.push_back({i, first, std::min(tile, s.inputs[i].*count - first), h});
+  };
+  list_tasks(s.tasks, &StepInput::count);
+  if (s.narrows) list_tasks(s.last_tasks, &StepInput::num_rows);
+}
+
+// Leaves the columns whose results are wanted, in front. Nothing here allocates: it runs on a thread of the pool.
+void Model::narrow(StepState& s) {
+  const size_t hidden = spec_.hidden_size, qkv = spec_.qkv_size();
+  s.columns = (int)s.result_columns.size();
+  for (int r = 0; r < s.columns; r++) {  // in rising order, so that none is overwritten before it is read
+    const int from = s.result_columns[r];
+    if (from == r) continue;
+    std::copy_n(s.x + from * hidden, hidden, s.x + r * hidden);
+    std::copy_n(s.qkv + from * qkv, qkv, s.qkv + r * qkv);
+    s.tokens[r] = s.tokens[from];
+    s.result_columns[r] = r;
+  }
+  for (size_t i = 0; i < s.inputs.size(); i++) s.first_column[i] = s.inputs[i].first_row;
+  s.tasks.swap(s.last_tasks);
+  s.task_parts = 1;
+  s.routing.chosen.resize((size_t)s.columns * spec_.experts.per_token);
 }
 
 // Where tasks are too few to keep every thread busy, several threads share a long context, chunk by chunk. That costs two

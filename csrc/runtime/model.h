@@ -130,7 +130,8 @@ class Model {
   void route(int thread, StepState& s, int column);
   void group_by_expert(StepState& s);
   int panels_per_work(const Linear& expert) const;
-  void attend_all(int thread, StepState& s, int layer, Claims* claims);
+  void store_all(int thread, StepState& s, int layer, Claims& claims);
+  void attend_all(int thread, StepState& s, int layer, Claims& claims);
   // Task `index`, or part `part` of it where tasks have parts; the last of them joins the others.
   void attend(int thread, StepState& s, int layer, int index, int part);
   void rotate_and_store(StepState& s, int layer, int column, int kv_head);
@@ -143,6 +144,7 @@ class Model {
   void check_mlp(const Layer& layer, const std::string& at) const;
   void plan_step(StepState& s);
   void plan_parts(StepState& s);
+  void narrow(StepState& s);
   void prepare_rope(StepState& s);
   void size_buffers(StepState& s);
   void size_thread_buffers(const StepState& s);

@@ -32,7 +32,7 @@ struct Model::StepState {
   std::vector<StepInput>& inputs;
   bool int8;
   float* results;
-  int columns = 0;     // tokens of the step
+  int columns = 0;     // tokens of the step; in the last layer, once keys and values are written, those whose results are wanted
   bool fused = true;   // rotation happens inside attention: every input has one token
   bool hidden = false;  // hidden states are wanted instead of logits
   std::vector<Token> tokens{};
@@ -42,6 +42,8 @@ struct Model::StepState {
   size_t task_partials = 0;  // then: floats of what a task's chunks give before they are joined
   float* partials = nullptr;
   std::vector<int> result_columns{};  // columns whose results are wanted
+  bool narrows = false;               // they are fewer than all
+  std::vector<Task> last_tasks{};     // then: of the last layer
   float *x = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr, *sub = nullptr, *head_in = nullptr;
   float *router = nullptr, *expert_inner = nullptr, *expert_out = nullptr, *shared_out = nullptr;
   Routing routing{};

@@ -10,7 +10,7 @@ import pytest
 
 from kumquant.dtypes import DTYPES
 from kumquant.models import DecoderSpec, ExpertSpec, RopeSpec, TensorCache, family_of
-from kumquant.runtime import Model
+from kumquant.runtime import Model, SamplerConfig, StepInput
 from kumquant.runtime.loader import role_shapes
 from kumquant.runtime.reference import forward
 from kumquant.schemes import SCHEMES
@@ -122,3 +122,34 @@ def test_threads_do_not_matter_to_any_trait(trait, activations):
         results.append(compute(tokens, activations=activations))
     assert np.isfinite(results[0]).all() and results[0].std() > 0
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+@pytest.mark.parametrize("trait", TRAITS)
+def test_the_last_layer_may_leave_out_what_nobody_asks_for(trait, activations):
+    """Three sequences in one step, of which one wants every token's logits, one its last token's and one none."""
+    spec = spec_with(TRAITS[trait])
+    tokens = [int(token) for token in np.random.RandomState(3).randint(0, spec.vocab_size, 200)]
+    for threads in (1, 3):
+        model = Model.from_arrays(spec, weights_of(spec), threads=threads)
+        want = model.logits(tokens, activations=activations)
+        pool = model.new_pool(3 * model.pages_for(len(tokens)), activations)
+        sequences = [model.new_sequence(pool, SamplerConfig(temperature=0.0)) for _ in range(3)]
+        for sequence in sequences:
+            sequence.add_pages(pool.allocate(model.pages_for(len(tokens))))
+        at = 0
+        for count, outputs in (
+            (1, ("none", "none", "none")), (1, ("none", "last", "logits")), (130, ("none", "last", "logits")),
+            (40, ("sample", "none", "none")), (20, ("none", "none", "none")), (8, ("last", "last", "sample")),
+        ):
+            found = model.step(pool, [StepInput(sequence, tokens[at:at + count], output)
+                                      for sequence, output in zip(sequences, outputs)])
+            at += count
+            for output, result in zip(outputs, found):
+                if output == "logits":
+                    assert result.logits.tobytes() == want[at - count:at].tobytes()
+                elif output == "last":
+                    assert result.logits.tobytes() == want[at - 1:at].tobytes()
+                elif output == "sample":
+                    assert result.token_id == int(want[at - 1].argmax())
+        assert at == len(tokens)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..workload import FIRST_TOKEN_PROMPT, Workload, by_tokens
 from .peer import Opening, Peer, Speeds
@@ -41,9 +42,8 @@ class LlamaCpp(Peer):
     def prepare(self, cache: Path, work: Path) -> None:
         self._model = work.resolve() / "model-q4_0.gguf"
         if not self._model.exists():
-            from ...export import export  # here: with all it needs it would count in the peak memory of every benchmark
-
-            export(cache, self._model, "gguf")
+                gguf_file: Any = importlib.import_module(".gguf_file", __package__)
+                gguf_file.write_gguf(cache, self._model)
 
     def measure(self, setting: str, workloads: Sequence[Workload], threads: int, processors: Sequence[int]) -> Speeds:
         speeds: dict[Workload, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
@@ -94,9 +95,8 @@ class LlamaCppPython(PythonPeer):
     _or_else = "; or build llama.cpp's llama-bench and llama-batched-bench: on PATH, or --compare llama.cpp=FOLDER"
 
     def _write(self, cache: TensorCache, folder: Path) -> None:
-        from ...export import export  # here: with all it needs it would count in the peak memory of every benchmark
-
-        export(cache.folder, folder / self._model_file, "gguf")
+        gguf_file: Any = importlib.import_module(".gguf_file", __package__)
+        gguf_file.write_gguf(cache.folder, folder / self._model_file)
         (folder / "config.json").write_text(json.dumps({"vocab_size": cache.spec.vocab_size}))
 
 
