@@ -29,10 +29,20 @@ static inline uint8_t* value_row(const KvHead& kv, int token) {
   return page_of(kv, token) + kv.value_offset + (size_t)(token % kPageTokens) * kv.padded_dim * size_of(S);
 }
 
-// Scores of R rows against L lanes of 16 tokens: one running sum over the dimensions.
+// Few rows mean that keys and values are read as fast as memory gives them: those of the tokens this far ahead are asked for,
+// into the second cache.
+constexpr int kFewRows = 4, kTokensAhead = 128;
+
+// Scores of R rows against L lanes of 16 tokens: one running sum over the dimensions. end: of all tokens that any row sees.
 template <int R, int L, KvNumber S>
-static inline void score_lanes(const KvHead& kv, int token, const float* q, size_t q_stride, float* scores) {
+static inline void score_lanes(const KvHead& kv, int token, int end, const float* q, size_t q_stride, float* scores) {
   constexpr int step = kLaneTokens * (int)size_of(S);  // bytes of a dimension
+  const bool ahead = R <= kFewRows && token + kTokensAhead + L * kLaneTokens <= end;
+  const uint8_t *next_keys[L], *next_values[L];
+  for (int l = 0; l < L; l++) {
+    const int t = token + l * kLaneTokens + (ahead ? kTokensAhead : 0);
+    next_keys[l] = key_lane<S>(kv, t), next_values[l] = value_row<S>(kv, t);
+  }
   const uint8_t *keys[L], *values[L];                  // the values' turn comes next; they are as many lines as the keys
   for (int l = 0; l < L; l++) keys[l] = key_lane<S>(kv, token + l * kLaneTokens), values[l] = value_row<S>(kv, token + l * kLaneTokens);
   F16 acc[R][L];
@@ -42,7 +52,10 @@ static inline void score_lanes(const KvHead& kv, int token, const float* q, size
     F16 key[L];
     for (int l = 0; l < L; l++) {
       key[l] = load_kv<S>(keys[l], (size_t)d * kLaneTokens);
-      if (step == 64 || d % 2 == 0) prefetch(values[l] + d * step);
+      if (step == 64 || d % 2 == 0) {
+        prefetch(values[l] + d * step);
+        if (R <= kFewRows && ahead) prefetch_near(next_keys[l] + d * step), prefetch_near(next_values[l] + d * step);
+      }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
@@ -100,8 +113,8 @@ struct FloatCells {
     const int chunk = from / kChunkTokens * kChunkTokens;
     int t = from;
     constexpr int L = 4 * R <= kRows ? 4 : 2 * R <= kRows ? 2 : 1;
-    for (; t + (L - 1) * kLaneTokens < to; t += L * kLaneTokens) score_lanes<R, L, S>(kv, t, q, a.q_stride, scores + (t - chunk));
-    for (; t < to; t += kLaneTokens) score_lanes<R, 1, S>(kv, t, q, a.q_stride, scores + (t - chunk));
+    for (; t + (L - 1) * kLaneTokens < to; t += L * kLaneTokens) score_lanes<R, L, S>(kv, t, end_of_all, q, a.q_stride, scores + (t - chunk));
+    for (; t < to; t += kLaneTokens) score_lanes<R, 1, S>(kv, t, end_of_all, q, a.q_stride, scores + (t - chunk));
   }
 
   template <int R>

@@ -65,7 +65,13 @@ constexpr int kBytePieces = kChunkTokens;  // bytes of a row's high or low weigh
 
 // Scores of R rows against L lanes of 16 tokens. q: [quad][row][high, low][4 dims].
 template <int R, int L>
-static inline void score_byte_lanes(const KvHead& kv, int token, const int8_t* q, const PieceRow* rows, float* scores) {
+static inline void score_byte_lanes(const KvHead& kv, int token, int end, const int8_t* q, const PieceRow* rows, float* scores) {
+  const bool ahead = R <= kFewRows && token + kTokensAhead + L * kLaneTokens <= end;
+  const uint8_t *next_keys[L], *next_values[L];
+  for (int l = 0; l < L; l++) {
+    const int t = token + l * kLaneTokens + (ahead ? kTokensAhead : 0);
+    next_keys[l] = key_codes(kv, t), next_values[l] = value_codes(kv, t);
+  }
   GroupDotSmall high[R][L], low[R][L];
   const uint8_t* keys[L];
 #pragma GCC unroll 4
@@ -80,7 +86,11 @@ static inline void score_byte_lanes(const KvHead& kv, int token, const int8_t* q
   for (int d = 0; d < kv.head_dim; d += 4, q += 8 * R) {
     B64 codes[L];
 #pragma GCC unroll 4
-    for (int l = 0; l < L; l++) codes[l] = load_bytes(keys[l] + d * kLaneTokens), prefetch(values[l] + d * kLaneTokens);
+    for (int l = 0; l < L; l++) {
+      codes[l] = load_bytes(keys[l] + d * kLaneTokens);
+      prefetch(values[l] + d * kLaneTokens);
+      if (R <= kFewRows && ahead) prefetch_near(next_keys[l] + d * kLaneTokens), prefetch_near(next_values[l] + d * kLaneTokens);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -178,8 +188,8 @@ struct ByteCells {
     constexpr int L = 4 * R <= sums ? 4 : 2 * R <= sums ? 2 : 1;
     int t = from;
     for (; t + (L - 1) * kLaneTokens < to; t += L * kLaneTokens)
-      score_byte_lanes<R, L>(kv, t, q, query_rows + r0, scores + t % kChunkTokens);
-    for (; t < to; t += kLaneTokens) score_byte_lanes<R, 1>(kv, t, q, query_rows + r0, scores + t % kChunkTokens);
+      score_byte_lanes<R, L>(kv, t, end_of_all, q, query_rows + r0, scores + t % kChunkTokens);
+    for (; t < to; t += kLaneTokens) score_byte_lanes<R, 1>(kv, t, end_of_all, q, query_rows + r0, scores + t % kChunkTokens);
   }
 
   // A row's weights times the values' scales, split.
