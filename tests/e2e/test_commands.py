@@ -162,7 +162,9 @@ def test_ctrl_c_keeps_the_text_so_far(tiny_cache):
     # Without a prompt on the command line the program waits for stdin: the signal is certain to come in time.
     waiting = [part for part in command if part not in ("--prompt", "hello")]
     process = subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                               # Where the tests run in the background, their processes inherit that Ctrl-C is ignored.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
