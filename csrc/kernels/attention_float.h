@@ -29,9 +29,9 @@ static inline uint8_t* value_row(const KvHead& kv, int token) {
   return page_of(kv, token) + kv.value_offset + (size_t)(token % kPageTokens) * kv.padded_dim * size_of(S);
 }
 
-// Few rows mean that keys and values are read as fast as memory gives them: those of the tokens this far ahead are asked for,
-// into the second cache.
-constexpr int kFewRows = 4, kTokensAhead = 128;
+// Few rows mean that keys and values are read as fast as memory gives them: those of the tokens kTokensAhead further on are
+// asked for, into the second cache.
+constexpr int kFewRows = 4;
 
 // Scores of R rows against L lanes of 16 tokens: one running sum over the dimensions. end: of all tokens that any row sees.
 template <int R, int L, KvNumber S>

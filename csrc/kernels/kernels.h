@@ -16,6 +16,7 @@ namespace kq {
 
 constexpr int kGroup = 32;       // inputs that share a scale, unless Panels::group says otherwise
 constexpr size_t kFetchAhead = 32 << 10;  // bytes of cached weights on their way to the second cache
+constexpr int kTokensAhead = 128;  // the same of a sequence's keys and values, in tokens
 constexpr int kPanelRows = 16;   // output rows of a panel
 constexpr int kPageTokens = 64;  // tokens of a KV page
 constexpr int kLaneTokens = 16;  // tokens that stand side by side in a page's keys

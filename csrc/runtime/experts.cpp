@@ -67,7 +67,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
   Routing& r = s.routing;
   int begin, end;
   product(thread, l.router, s.columns, s.int8, s.x, hidden, &l.mlp_norm, output(l.router, s.router, e.count, e.count, Epilogue::store),
-          claims);
+          claims, {});
   each_column(thread, s, claims[2], [&](int c) { route(thread, s, c); });
   if (thread == 0) group_by_expert(s);
   pool_.barrier();
@@ -110,12 +110,12 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
   const bool shared = e.shared_size > 0, gated = l.shared_gate.present();
   if (shared) {
     product(thread, l.shared_gate_up, s.columns, s.int8, s.x, hidden, &l.mlp_norm,
-            output(l.shared_gate_up, s.inner, e.shared_size, e.shared_size, Epilogue::gated), claims + 7);
+            output(l.shared_gate_up, s.inner, e.shared_size, e.shared_size, Epilogue::gated), claims + 7, {});
     product(thread, l.shared_down, s.columns, s.int8, s.inner, e.shared_size, nullptr,
-            output(l.shared_down, s.shared_out, hidden, hidden, Epilogue::store), claims + 9);
+            output(l.shared_down, s.shared_out, hidden, hidden, Epilogue::store), claims + 9, {});
     if (gated)
       product(thread, l.shared_gate, s.columns, s.int8, s.x, hidden, &l.mlp_norm, output(l.shared_gate, s.router, 1, 1, Epilogue::store),
-              claims + 11);
+              claims + 11, {});
   }
   each_column(thread, s, claims[13], [&](int c) {
     float* sum = thread_states_[thread]->norm.get<float>(hidden);

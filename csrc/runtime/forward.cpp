@@ -10,6 +10,12 @@ namespace {
 constexpr int kOwnColumns = 40;           // columns for each thread from which each keeps to its own (model.cpp: kBlockThreads)
 constexpr size_t kClaimBytes = 12 << 10;  // weights worth the cost of a claim
 
+// Whether a row comes before the largest so far, as argmax() orders them: numbers before not-a-number, the first among equals.
+bool is_larger(const float* y, int row, int largest) {
+  if (std::isnan(y[row]) || std::isnan(y[largest])) return std::isnan(y[largest]) && (!std::isnan(y[row]) || row < largest);
+  return y[row] > y[largest] || (y[row] == y[largest] && row < largest);
+}
+
 void add_scaled(float* x, const float* y, int n, float scale) {
   if (scale == 1.0f)
     for (int i = 0; i < n; i++) x[i] += y[i];
@@ -75,7 +81,28 @@ void Model::multiply_panels(int thread, const Linear& linear, int begin, int end
 
 int Model::claim(const Panels& p) const {
   const int enough = pool_.size() == 1 ? p.num_panels : (int)(kClaimBytes / p.panel_bytes) + 1;
-  return (enough + 1) / 2 * 2;  // gated panels come in pairs
+  const int whole = p.interleaved ? 4 : 2;  // outputs are the next product's inputs in groups of 32
+  return (enough + whole - 1) / whole * whole;
+}
+
+// Both need whole groups. With many columns a pass of its own is faster: a tile's columns then come one after the other.
+bool Model::feeds(const Linear& from, const Linear& to, const StepState& s) const {
+  const int chunk = claim(from.panels), rows = kPanelRows * chunk / (from.panels.interleaved ? 2 : 1);
+  return s.int8 && to.panels.quantized && !splits_columns(s.columns) && (chunk >= from.panels.num_panels || rows % to.panels.group == 0);
+}
+
+bool Model::attention_feeds(const Linear& o, const StepState& s) const {
+  const int rows = spec_.num_heads / spec_.num_kv_heads * spec_.head_dim;
+  return s.int8 && o.panels.quantized && !splits_columns(s.columns) && (spec_.num_kv_heads == 1 || rows % o.panels.group == 0);
+}
+
+void Model::feed(const Linear& from, const Linear& to, const Output& out, int begin, int end, int columns) {
+  const Activations a = shape(to, columns, true, fed_);  // grown in size_buffers(): only reads the pointers
+  const int halves = from.panels.interleaved ? 2 : 1, group = to.panels.group;
+  const int first_group = begin / halves * kPanelRows / group;
+  const int last_group = end == from.panels.num_panels ? a.ints.groups : end / halves * kPanelRows / group;
+  for (int c = 0; c < columns; c++)
+    kernels_.quantize_column(out.y + c * out.stride, to.panels.inputs, to.panels.zero_point, a.ints, c, first_group, last_group);
 }
 
 // Asks for what this thread will read first in the next product, while it would only wait.
@@ -91,12 +118,28 @@ void Model::fetch_ahead(int thread, const Linear& next, const Claims& claims) co
 // come from another core's. With few, weights are most of what is read, and each thread keeps to its own panels.
 bool Model::splits_columns(int columns) const { return pool_.size() > 1 && columns >= kOwnColumns * pool_.size(); }
 
-void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims) {
+void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow) {
   const Panels& p = linear.panels;
   const int columns = a.int8 ? a.ints.columns : a.floats.columns, chunk = claim(p);
   int begin, end;
   if (!splits_columns(columns)) {
-    while (claims.take(thread, p.num_panels, chunk, &begin, &end)) multiply_panels(thread, linear, begin, end, a, out);
+    ThreadState& t = *thread_states_[thread];
+    int run = 0, run_end = -1;  // panels since the last look for the largest: as long as they go on, they are looked at together
+    auto look = [&] {
+      const int row = run * kPanelRows;
+      if (run_end < 0) return;
+      const int best = row + kernels_.argmax(out.y + row, std::min(run_end * kPanelRows, out.rows) - row);
+      if (t.largest < 0 || is_larger(out.y, best, t.largest)) t.largest = best;
+    };
+    t.largest = -1;
+    while (claims.take(thread, p.num_panels, chunk, &begin, &end)) {
+      multiply_panels(thread, linear, begin, end, a, out);
+      if (follow.feeds) feed(linear, *follow.next, out, begin, end, columns);
+      if (!follow.finds_largest) continue;
+      if (begin != run_end) look(), run = begin;
+      run_end = end;
+    }
+    look();
     return;
   }
   const int tile = kernels_.int_cols, tiles = (columns + tile - 1) / tile, threads = pool_.size();
@@ -111,7 +154,7 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
 }
 
 void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-                    const Output& out, Claims* claims, const Linear* next, bool from_product) {
+                    const Output& out, Claims* claims, const Follow& follow, bool fed) {
   ThreadState& t = *thread_states_[thread];
   const int inputs = linear.panels.inputs;
   const bool normed = norm && norm->present();
@@ -124,30 +167,22 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
     }
     fill(a, linear, in, c);
   };
-  if (columns == 1) {
+  if (fed) {
+    multiply(thread, linear, shape(linear, columns, true, fed_), out, claims[1], follow);
+  } else if (columns == 1) {
     // Each thread prepares the one column for itself: cheaper than a barrier.
     Activations a = shape(linear, 1, int8, t.column);
     column(a, 0);
-    multiply(thread, linear, a, out, claims[1]);
-    if (next) fetch_ahead(thread, *next, claims[1]);
+    multiply(thread, linear, a, out, claims[1], follow);
   } else {
     Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
     int begin, end;
-    if (a.int8 && from_product && !splits_columns(columns)) {
-      // Each thread begins with the rows that it made itself, which its own cache holds.
-      const int threads = pool_.size(), groups = linear.panels.groups;
-      while (claims[0].take(thread, threads * columns, 1, &begin, &end)) {
-        const int part = begin / columns, c = begin % columns;
-        kernels_.quantize_column(x + c * stride, inputs, linear.panels.zero_point, a.ints, c, groups * part / threads,
-                                 groups * (part + 1) / threads);
-      }
-    } else {
-      while (claims[0].take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
-        for (int c = begin; c < end; c++) column(a, c);
-    }
+    while (claims[0].take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
+      for (int c = begin; c < end; c++) column(a, c);
     pool_.barrier();
-    multiply(thread, linear, a, out, claims[1]);
+    multiply(thread, linear, a, out, claims[1], follow);
   }
+  if (columns == 1 && follow.next) fetch_ahead(thread, *follow.next, claims[1]);
   pool_.barrier();
 }
 
@@ -203,9 +238,21 @@ void Model::attend(int thread, StepState& s, int layer, int index, int part) {
   }
   KvHead kv = s.pages.head(spec_, layer, task.kv_head, in.sequence->pages.data());
   const AttentionRows query{q, (size_t)dim, first, last, rows, spec_.attention_cap};
-  if (s.task_parts == 1) return kernels_.attend(kv, query, s.attended, offsets, scratch);
   float* partials = s.partials + (size_t)index * s.task_partials;
-  if (part == s.task_parts) return kernels_.join_chunks(kv, query, partials, s.attended, offsets, scratch);
+  if (s.task_parts == 1 || part == s.task_parts) {
+    if (s.task_parts == 1)
+      kernels_.attend(kv, query, s.attended, offsets, scratch);
+    else
+      kernels_.join_chunks(kv, query, partials, s.attended, offsets, scratch);
+    const Linear& o = layers_[layer].o;
+    if (!attention_feeds(o, s)) return;
+    const Activations a = shape(o, s.columns, true, fed_);
+    const int begin = task.kv_head * share * dim / o.panels.group;
+    const int end = task.kv_head + 1 == spec_.num_kv_heads ? a.ints.groups : (task.kv_head + 1) * share * dim / o.panels.group;
+    for (int c = base; c < base + task.count; c++)
+      kernels_.quantize_column(s.attended + (size_t)c * spec_.q_size(), o.panels.inputs, o.panels.zero_point, a.ints, c, begin, end);
+    return;
+  }
   const int begin = *std::min_element(first, first + rows) / kChunkTokens;
   const int chunks = *std::max_element(last, last + rows) / kChunkTokens + 1 - begin;
   kernels_.attend_chunks(kv, query, begin + chunks * part / s.task_parts, begin + chunks * (part + 1) / s.task_parts, partials, scratch);
@@ -224,10 +271,27 @@ void Model::store_all(int thread, StepState& s, int layer, Claims& claims) {
   });
 }
 
+// Asks for the first keys and values of a work (a task, or a part of one); attention itself asks for those further on.
+void Model::fetch_work(StepState& s, int layer, int work) {
+  const Task& task = s.tasks[work / s.task_parts];
+  const Sequence& sequence = *s.inputs[task.input].sequence;
+  const int end = sequence.length + s.inputs[task.input].count, window = spec_.sliding_window[layer];
+  int begin = window > 0 ? std::max(0, end - window) : 0;
+  if (s.task_parts > 1) {
+    const int chunk = begin / kChunkTokens, chunks = (end + kChunkTokens - 1) / kChunkTokens - chunk;
+    begin = std::max(begin, (chunk + chunks * (work % s.task_parts) / s.task_parts) * kChunkTokens);
+  }
+  s.pages.fetch(s.pages.head(spec_, layer, task.kv_head, sequence.pages.data()), begin, std::min(begin + kTokensAhead, end));
+}
+
 void Model::attend_all(int thread, StepState& s, int layer, Claims& claims) {
   int begin, end;
   const int tasks = (int)s.tasks.size(), parts = s.task_parts;
-  while (claims.take(thread, tasks * parts, 1, &begin, &end)) attend(thread, s, layer, begin / parts, begin % parts);
+  const int own_end = claims.first(thread + 1, tasks * parts, 1);
+  while (claims.take(thread, tasks * parts, 1, &begin, &end)) {
+    if (s.fetched_works && begin + s.fetched_works < own_end) fetch_work(s, layer, begin + s.fetched_works);
+    attend(thread, s, layer, begin / parts, begin % parts);
+  }
   if (parts > 1) {
     pool_.barrier();
     for (int i = thread; i < tasks; i += pool_.size()) attend(thread, s, layer, i, parts);
@@ -241,8 +305,12 @@ void Model::attention_block(int thread, StepState& s, int layer, Claims* claims)
   const int hidden = spec_.hidden_size;
   const size_t qkv = spec_.qkv_size();
   const NormWeights* before = spec_.norm_after_residual ? nullptr : &l.attn_norm;
+  if (s.fetched_works) {
+    const int works = (int)s.tasks.size() * s.task_parts, first = claims[3].first(thread, works, 1);
+    for (int w = first; w < std::min(first + s.fetched_works, claims[3].first(thread + 1, works, 1)); w++) fetch_work(s, layer, w);
+  }
   product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store), claims,
-          &l.o);
+          {.next = &l.o});
   if (!s.fused) store_all(thread, s, layer, claims[2]);
   if (s.narrows && layer + 1 == spec_.num_layers) {
     if (thread == 0) narrow(s);
@@ -254,7 +322,7 @@ void Model::attention_block(int thread, StepState& s, int layer, Claims* claims)
   product(thread, l.o, s.columns, s.int8, s.attended, spec_.q_size(), nullptr,
           direct ? output(l.o, s.x, hidden, hidden, Epilogue::add, spec_.residual_scale)
                  : output(l.o, s.sub, hidden, hidden, Epilogue::store),
-          claims + 4, l.gate_up.present() ? &l.gate_up : &l.up);
+          claims + 4, {.next = l.gate_up.present() ? &l.gate_up : &l.up}, attention_feeds(l.o, s));
   if (spec_.norm_after_residual)
     each_column(thread, s, claims[6], [&](int c) { normalize(l.attn_norm, s.x + (size_t)c * hidden, s.x + (size_t)c * hidden, hidden); });
   else if (l.attn_post_norm.present())
@@ -279,11 +347,12 @@ void Model::mlp_block(int thread, StepState& s, int layer, Claims* claims) {
     experts(thread, s, l, target, scale, !after, claims + 4);
   } else {
     const Linear& in = l.gate_up.present() ? l.gate_up : l.up;
+    const bool fed = feeds(in, l.down, s);
     product(thread, in, s.columns, s.int8, s.x, hidden, before,
             output(in, s.inner, inner, inner, l.gate_up.present() ? Epilogue::gated : Epilogue::activate), claims,
-            &l.down);
+            {.next = &l.down, .feeds = fed});
     product(thread, l.down, s.columns, s.int8, s.inner, inner, nullptr, output(l.down, target, hidden, hidden, epilogue, scale),
-            claims + 2, layer + 1 < spec_.num_layers ? &layers_[layer + 1].qkv : &head_, true);
+            claims + 2, {.next = layer + 1 < spec_.num_layers ? &layers_[layer + 1].qkv : &head_}, fed);
   }
   Claims& last = claims[kMlpClaims - 1];
   if (spec_.norm_after_residual)
@@ -343,18 +412,23 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
   pool_.barrier();
   if (s.hidden) return;
   const int vocab = spec_.vocab_size;
+  const bool finds_largest = rows == 1 && spec_.final_cap <= 0.0f;
   product(thread, head_, rows, s.int8, s.head_in, hidden, nullptr,
-          output(head_, s.results, vocab, vocab, Epilogue::store, spec_.logit_scale), claims + 1);
+          output(head_, s.results, vocab, vocab, Epilogue::store, spec_.logit_scale), claims + 1, {.finds_largest = finds_largest});
   if (spec_.final_cap > 0.0f) {
     while (claims[3].take(thread, rows, 1, &begin, &end))
       for (int r = begin; r < end; r++) kernels_.soft_cap(s.results + (size_t)r * vocab, vocab, spec_.final_cap);
     pool_.barrier();
   }
+  int largest = -1;
+  if (finds_largest)
+    for (const auto& t : thread_states_)
+      if (t->largest >= 0 && (largest < 0 || is_larger(s.results, t->largest, largest))) largest = t->largest;
   while (claims[4].take(thread, (int)s.inputs.size(), 1, &begin, &end)) {
     StepInput& in = s.inputs[begin];
     if (in.output != StepOutput::sample || !in.sequence->sampler) continue;
     try {
-      in.choice = in.sequence->sampler->choose(s.results + (size_t)in.first_row * vocab, vocab, kernels_);
+      in.choice = in.sequence->sampler->choose(s.results + (size_t)in.first_row * vocab, vocab, kernels_, largest);
     } catch (const std::bad_alloc&) {  // may not leave a thread of the pool
       s.out_of_memory = true;
     }

@@ -14,6 +14,7 @@ namespace {
 constexpr int kMinThreadTokens = 48, kBlockTokens = 96, kBlockThreads = 8;
 constexpr size_t kBlockBytes = 4 << 20;
 constexpr int kAttentionRows = 12;   // query rows that share one pass over keys and values
+constexpr size_t kFetchWorks = 128 << 10;  // bytes of keys and values on their way to the second cache before a thread needs them
 constexpr int kSharedContext = 768;  // tokens of context worth sharing between threads
 }  // namespace
 
@@ -120,6 +121,8 @@ void Model::plan_step(StepState& s) {
     }
   }
   s.columns = (int)s.tokens.size();
+  const size_t work_bytes = kTokensAhead * s.pages.token_bytes();
+  if (s.columns == (int)s.inputs.size()) s.fetched_works = std::max<int>(1, (int)(kFetchWorks / work_bytes));
   s.narrows = (int)s.result_columns.size() < s.columns;
   s.fused = s.fused && !s.narrows;
   const int share = spec_.num_heads / spec_.num_kv_heads, tile = std::max(1, kAttentionRows / share);
@@ -182,10 +185,13 @@ void Model::size_buffers(StepState& s) {
   auto grow = [&](const Linear& linear, int n, Buffers& buffers) {
     if (linear.present()) shape(linear, n, s.int8, buffers);
   };
-  for (const Layer& l : layers_)
+  const int fed = splits_columns(s.columns) ? s.narrows ? (int)rows : 0 : s.columns;  // the last layer may have few
+  for (const Layer& l : layers_) {
     for (const Linear* linear :
          {&l.qkv, &l.o, &l.gate_up, &l.up, &l.down, &l.router, &l.shared_gate_up, &l.shared_down, &l.shared_gate})
       grow(*linear, s.columns, columns_);
+    for (const Linear* linear : {&l.o, &l.down}) grow(*linear, fed, fed_);
+  }
   if (rows && !s.hidden) grow(head_, (int)rows, columns_);
   if (e.count) {
     const size_t slots = columns * e.per_token;

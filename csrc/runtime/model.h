@@ -99,18 +99,24 @@ class Model {
   struct ThreadState {
     Buffers column;
     Scratch norm, unpacked, attention, queries, row_bytes, expert_chances, expert_order;
+    int largest = -1;  // of the rows that this thread stored in a product that finds the largest; -1: it stored none
   };
+  struct Follow;
   struct Routing;  // which columns go to which expert
   struct StepState;
 
-  // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims. next: the product after it.
-  // from_product: x is what another product just stored.
+  // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims. fed: whatever made x has quantized it.
   void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-               const Output& out, Claims* claims, const Linear* next = nullptr, bool from_product = false);
+               const Output& out, Claims* claims, const Follow& follow, bool fed = false);
+  // Whether a product's outputs are quantized for the next one claim by claim, and attention's by kv heads.
+  bool feeds(const Linear& from, const Linear& to, const StepState& s) const;
+  bool attention_feeds(const Linear& o, const StepState& s) const;
+  // Quantizes for `to` what panels [begin, end) of `from` stored.
+  void feed(const Linear& from, const Linear& to, const Output& out, int begin, int end, int columns);
   bool splits_columns(int columns) const;  // each thread multiplies its own columns, not its own panels
   int claim(const Panels& panels) const;  // panels a thread takes at a time
   void fetch_ahead(int thread, const Linear& next, const Claims& claims) const;
-  void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims);
+  void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow);
   void multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out);
   std::vector<Linear*> linears();
   Activations shape(const Linear& linear, int columns, bool int8, Buffers& buffers) const;
@@ -134,6 +140,7 @@ class Model {
   void attend_all(int thread, StepState& s, int layer, Claims& claims);
   // Task `index`, or part `part` of it where tasks have parts; the last of them joins the others.
   void attend(int thread, StepState& s, int layer, int index, int part);
+  void fetch_work(StepState& s, int layer, int work);
   void rotate_and_store(StepState& s, int layer, int column, int kv_head);
   void finish_results(int thread, StepState& s, Claims* claims);
 
@@ -160,7 +167,7 @@ class Model {
   std::vector<Rope> ropes_;
 
   std::vector<std::unique_ptr<ThreadState>> thread_states_;
-  Buffers columns_, expert_columns_;
+  Buffers columns_, expert_columns_, fed_;
   Scratch x_, qkv_, attended_, hidden_, sub_, head_in_, rope_rows_, router_, expert_hidden_, expert_out_, shared_out_, partials_;
   // Two sets: while a step uses one, every thread resets its part of the other, in its own cache.
   std::vector<Claims> claims_[2];

@@ -22,6 +22,9 @@ class PagePool {
   // Whether pages are laid out as a model of this spec needs them.
   bool fits(const DecoderSpec& spec) const;
   KvHead head(const DecoderSpec& spec, int layer, int kv_head, const int32_t* pages) const;
+  size_t token_bytes() const { return (key_bytes_ + value_bytes_ + scale_bytes_) / kPageTokens; }  // of one head
+  // Asks for the keys and values of tokens [begin, end), into the second cache.
+  void fetch(const KvHead& kv, int begin, int end) const;
 
  private:
   uint8_t* base_ = nullptr;

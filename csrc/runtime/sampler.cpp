@@ -28,10 +28,12 @@ void Sampler::accept(int token) {
   drawn_++;
 }
 
+bool Sampler::penalizes() const {
+  return config_.repetition_penalty != 1.0f || config_.presence_penalty != 0.0f || config_.frequency_penalty != 0.0f;
+}
+
 void Sampler::adjust(float* logits, int n) const {
-  const bool penalized =
-      config_.repetition_penalty != 1.0f || config_.presence_penalty != 0.0f || config_.frequency_penalty != 0.0f;
-  if (penalized)
+  if (penalizes())
     for (auto [token, count] : counts_) {
       if (token < 0 || token >= n) continue;
       float& x = logits[token];
@@ -44,8 +46,8 @@ void Sampler::adjust(float* logits, int n) const {
     if (token >= 0 && token < n) logits[token] = kMinusInf;
 }
 
-int Sampler::draw(const float* logits, int n, const Kernels& kernels) {
-  const int best = kernels.argmax(logits, n);
+int Sampler::draw(const float* logits, int n, const Kernels& kernels, int largest) {
+  const int best = largest >= 0 ? largest : kernels.argmax(logits, n);
   if (config_.temperature <= 0.0f) return best;
   const float top = logits[best];
   if (!(top > kMinusInf) || !std::isfinite(top)) return best;
@@ -104,7 +106,7 @@ int Sampler::draw(const float* logits, int n, const Kernels& kernels) {
   return candidates.back();
 }
 
-Choice Sampler::choose(float* logits, int n, const Kernels& kernels) {
+Choice Sampler::choose(float* logits, int n, const Kernels& kernels, int largest) {
   Choice choice;
   std::vector<int> likeliest;
   float shift = 0.0f;
@@ -112,12 +114,12 @@ Choice Sampler::choose(float* logits, int n, const Kernels& kernels) {
   const bool wants = config_.logprobs >= 0;
   std::vector<float> raw;
   if (wants) {
-    shift = logits[kernels.argmax(logits, n)];
+    shift = logits[largest >= 0 ? largest : kernels.argmax(logits, n)];
     total = kernels.exp_sum(logits, n, shift, 1.0f, nullptr);
     raw.assign(logits, logits + n);
   }
   adjust(logits, n);
-  choice.token = draw(logits, n, kernels);
+  choice.token = draw(logits, n, kernels, adjusts() ? -1 : largest);
   accept(choice.token);
   if (wants) {
     const double log_total = std::log(total);

@@ -32,13 +32,16 @@ class Sampler {
  public:
   Sampler(SamplerConfig config, const int32_t* prompt, size_t prompt_size);
   // Changes `logits` (n values). The draw depends on the seed and on how many tokens were drawn before, on nothing else.
-  Choice choose(float* logits, int n, const Kernels& kernels);
+  // largest: kernels.argmax(logits, n) where it is known, else -1.
+  Choice choose(float* logits, int n, const Kernels& kernels, int largest = -1);
   // Counts a token as output without drawing it (a sequence that is computed again).
   void accept(int token);
 
  private:
+  bool penalizes() const;
+  bool adjusts() const { return penalizes() || !config_.logit_bias.empty() || !config_.banned.empty(); }
   void adjust(float* logits, int n) const;
-  int draw(const float* logits, int n, const Kernels& kernels);
+  int draw(const float* logits, int n, const Kernels& kernels, int largest);
 
   SamplerConfig config_;
   std::unordered_map<int, int> counts_;  // tokens seen: 0 for prompt only, else how often generated

@@ -27,6 +27,13 @@ struct Model::Routing {
   std::vector<Work> gate_up{}, down{};
 };
 
+// What comes after a product.
+struct Model::Follow {
+  const Linear* next = nullptr;  // the next product: its first weights are asked for
+  bool feeds = false;            // it reads just what this one stores, which is quantized as soon as it is made
+  bool finds_largest = false;    // of its one column; see ThreadState::largest
+};
+
 struct Model::StepState {
   PagePool& pages;
   std::vector<StepInput>& inputs;
@@ -46,6 +53,7 @@ struct Model::StepState {
   std::vector<Task> last_tasks{};     // then: of the last layer
   float *x = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr, *sub = nullptr, *head_in = nullptr;
   float *router = nullptr, *expert_inner = nullptr, *expert_out = nullptr, *shared_out = nullptr;
+  int fetched_works = 0;  // works of attention whose keys and values a thread asks for ahead; 0: many rows, read often enough
   Routing routing{};
   std::atomic<bool> out_of_memory{false};  // a sampler found none
   std::atomic<bool> rows_lost{false};  // an embedding's file was cut while the model was loaded
