@@ -3,6 +3,7 @@
 // Threads spin briefly between jobs and at barriers (a decode step has dozens of barriers of well under a microsecond of
 // work), then yield, then sleep, so an idle pool costs nothing and an oversubscribed machine still moves.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -63,6 +64,24 @@ class Claims {
       if (c >= last) continue;
       *begin = c * chunk;
       *end = *begin + chunk < total ? *begin + chunk : total;
+      return true;
+    }
+    return false;
+  }
+  // The same, half of what is left of a part at a time: fewer claims, each of which waits until the thread's stores have
+  // reached its cache, and still something left for others to help with.
+  bool take_half(int thread, int total, int chunk, int* begin, int* end) {
+    const int chunks = (total + chunk - 1) / chunk;
+    for (int i = 0; i < threads_; i++) {
+      const int owner = thread + i < threads_ ? thread + i : thread + i - threads_;
+      const int first = share(chunks, owner), last = share(chunks, owner + 1);
+      std::atomic<int>& next = next_[owner].at;
+      const int left = last - first - next.load(std::memory_order_relaxed);
+      if (left <= 0) continue;
+      const int half = (left + 1) / 2, c = first + next.fetch_add(half, std::memory_order_relaxed);
+      if (c >= last) continue;
+      *begin = c * chunk;
+      *end = std::min(std::min(c + half, last) * chunk, total);
       return true;
     }
     return false;

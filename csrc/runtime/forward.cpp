@@ -3,6 +3,7 @@
 #include <cmath>
 #include <new>
 
+#include "cpu/prefetch.h"
 #include "runtime/step_state.h"
 
 namespace kq {
@@ -114,6 +115,24 @@ void Model::fetch_ahead(int thread, const Linear& next, const Claims& claims) co
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p.data + at + i, 0, 2);
 }
 
+// Asks for the lines that this thread will store to: another core has read them since the last time.
+void Model::expect_stores(int thread, const Linear& linear, const Output& out, const Claims& claims, const Follow& follow) const {
+  const Panels& p = linear.panels;
+  const int halves = p.interleaved ? 2 : 1, chunk = claim(p);
+  const int row = claims.first(thread, p.num_panels, chunk) / halves * kPanelRows;
+  const int end = std::min(claims.first(thread + 1, p.num_panels, chunk) / halves * kPanelRows, out.rows);
+  if (row >= end || follow.finds_largest) return;
+  if (follow.feeds) {
+    const Activations a = shape(*follow.next, 1, true, const_cast<Buffers&>(fed_));
+    const int group = follow.next->panels.group, first_group = row / group, groups = end / group - first_group;
+    prefetch_write(a.ints.codes + row, end - row);
+    prefetch_write(a.ints.scales + first_group, groups * sizeof(float));
+    prefetch_write(a.ints.init + first_group, groups * sizeof(int32_t));
+  } else {
+    prefetch_write(out.y + row, (end - row) * sizeof(float));
+  }
+}
+
 // With many columns each thread keeps to its own through all phases: what it made is still in its caches, and little has to
 // come from another core's. With few, weights are most of what is read, and each thread keeps to its own panels.
 bool Model::splits_columns(int columns) const { return pool_.size() > 1 && columns >= kOwnColumns * pool_.size(); }
@@ -132,7 +151,7 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
       if (t.largest < 0 || is_larger(out.y, best, t.largest)) t.largest = best;
     };
     t.largest = -1;
-    while (claims.take(thread, p.num_panels, chunk, &begin, &end)) {
+    while (claims.take_half(thread, p.num_panels, chunk, &begin, &end)) {
       multiply_panels(thread, linear, begin, end, a, out);
       if (follow.feeds) feed(linear, *follow.next, out, begin, end, columns);
       if (!follow.finds_largest) continue;
@@ -167,6 +186,7 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
     }
     fill(a, linear, in, c);
   };
+  if (columns == 1) expect_stores(thread, linear, out, claims[1], follow);
   if (fed) {
     multiply(thread, linear, shape(linear, columns, true, fed_), out, claims[1], follow);
   } else if (columns == 1) {
