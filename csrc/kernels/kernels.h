@@ -15,7 +15,7 @@
 namespace kq {
 
 constexpr int kGroup = 32;       // inputs that share a scale, unless Panels::group says otherwise
-constexpr size_t kFetchAhead = 32 << 10;  // bytes of cached weights on their way to the second cache
+constexpr size_t kFetchAhead = 24 << 10;  // bytes of cached weights on their way to the second cache
 constexpr int kTokensAhead = 128;  // the same of a sequence's keys and values, in tokens
 constexpr int kPanelRows = 16;   // output rows of a panel
 constexpr int kPageTokens = 64;  // tokens of a KV page
@@ -43,6 +43,9 @@ struct Panels {
   bool quantized = false;
   bool interleaved = false;  // panels alternate: gate 0, up 0, gate 1, up 1, …
   bool cached = false;       // all weights of the model are about as large as the last cache, so most come from there
+  // What is asked for ahead goes on `fetch_jump` bytes further once it comes here: where the same thread reads next.
+  const uint8_t* fetch_end = reinterpret_cast<const uint8_t*>(UINTPTR_MAX);
+  ptrdiff_t fetch_jump = 0;
 
   int lines() const { return group * code_bits / 32; }                        // 64-byte lines of a group's codes
   int padded_inputs() const { return groups * group; }

@@ -102,14 +102,16 @@ static inline void int_tile(const uint8_t* panel, const uint8_t* unpacked, const
 // keep the processor's own prefetchers busy; prefetching into the first cache, as above, would only take their miss buffers.
 // Weights that mostly live in the last cache are asked for early, into the second; from DRAM that costs more than it gives.
 template <int NC, class F, bool CACHED>
-static inline void few_tile(const uint8_t* block, const int8_t* codes, const float* scales, const int32_t* init, int groups,
+static inline void few_tile(const Panels& w, const uint8_t* block, const int8_t* codes, const float* scales, const int32_t* init, int groups,
                             F16* result) {
   F16 acc[NC];
   for (int c = 0; c < NC; c++) acc[c] = zero();
   for (int g = 0; g < groups; g += 2, block += F::block) {
     if constexpr (CACHED) {
+      const uint8_t* ahead = block + kFetchAhead;
+      if (ahead >= w.fetch_end) ahead += w.fetch_jump;
 #pragma GCC unroll 16
-      for (int i = 0; i < F::block; i += 64) prefetch_near(block + kFetchAhead + i);
+      for (int i = 0; i < F::block; i += 64) prefetch_near(ahead + i);
     }
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
@@ -238,7 +240,7 @@ static void few_columns(const Panels& w, int begin, int end, const IntTiles& x, 
   for (int p = begin; p < end; p += step, panel += step * w.panel_bytes) {
     F16 acc[2][NC];
     for (int i = 0; i < step; i++)
-      few_tile<NC, F, CACHED>(panel + i * w.panel_bytes, x.codes, x.scales, x.init, x.groups, acc[i]);
+      few_tile<NC, F, CACHED>(w, panel + i * w.panel_bytes, x.codes, x.scales, x.init, x.groups, acc[i]);
     finish(out, p / step * kPanelRows, 0, NC, acc[0], step == 2 ? acc[1] : nullptr);
   }
 }

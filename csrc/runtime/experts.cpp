@@ -88,7 +88,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
   while (claims[4].take(thread, (int)r.gate_up.size(), 1, &begin, &end)) {
     const Routing::Work& work = r.gate_up[begin];
     const Linear& linear = l.experts_gate_up[work.expert];
-    multiply_panels(thread, linear, work.begin, work.end, activations(linear, work.expert),
+    multiply_panels(thread, linear.panels, work.begin, work.end, activations(linear, work.expert),
                     output(linear, s.expert_inner + (size_t)r.first[work.expert] * inner, inner, inner, Epilogue::gated));
   }
   pool_.barrier();
@@ -102,7 +102,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
   while (claims[6].take(thread, (int)r.down.size(), 1, &begin, &end)) {
     const Routing::Work& work = r.down[begin];
     const Linear& linear = l.experts_down[work.expert];
-    multiply_panels(thread, linear, work.begin, work.end, activations(linear, work.expert),
+    multiply_panels(thread, linear.panels, work.begin, work.end, activations(linear, work.expert),
                     output(linear, s.expert_out + (size_t)r.first[work.expert] * hidden, hidden, hidden, Epilogue::store));
   }
   pool_.barrier();

@@ -71,8 +71,7 @@ Output Model::output(const Linear& linear, float* y, size_t stride, int rows, Ep
   return {y, stride, rows, linear.bias.empty() ? nullptr : linear.bias.data(), epilogue, scale, spec_.activation};
 }
 
-void Model::multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out) {
-  const Panels& p = linear.panels;
+void Model::multiply_panels(int thread, const Panels& p, int begin, int end, const Activations& a, const Output& out) {
   if (a.int8)
     kernels_.matmul_int(p, begin, end, a.ints, out,
                         thread_states_[thread]->unpacked.get<uint8_t>((size_t)2 * kPanelRows * p.padded_inputs()));
@@ -106,13 +105,9 @@ void Model::feed(const Linear& from, const Linear& to, const Output& out, int be
     kernels_.quantize_column(out.y + c * out.stride, to.panels.inputs, to.panels.zero_point, a.ints, c, first_group, last_group);
 }
 
-// Asks for what this thread will read first in the next product, while it would only wait.
-void Model::fetch_ahead(int thread, const Linear& next, const Claims& claims) const {
-  const Panels& p = next.panels;
-  if (!p.cached || !p.num_panels) return;
-  const size_t at = (size_t)claims.first(thread, p.num_panels, claim(p)) * p.panel_bytes;
-  const size_t bytes = std::min(kFetchAhead, p.num_panels * p.panel_bytes - at);
-  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p.data + at + i, 0, 2);
+// Where a thread's part of the panels begins; thread + 1: where it ends.
+static const uint8_t* part_of(const Panels& p, int chunk, int thread, const Claims& claims) {
+  return p.data + (size_t)claims.first(thread, p.num_panels, chunk) * p.panel_bytes;
 }
 
 // Asks for the lines that this thread will store to: another core has read them since the last time.
@@ -138,8 +133,13 @@ void Model::expect_stores(int thread, const Linear& linear, const Output& out, c
 bool Model::splits_columns(int columns) const { return pool_.size() > 1 && columns >= kOwnColumns * pool_.size(); }
 
 void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow) {
-  const Panels& p = linear.panels;
+  Panels p = linear.panels;
   const int columns = a.int8 ? a.ints.columns : a.floats.columns, chunk = claim(p);
+  if (follow.next && follow.next->panels.num_panels) {
+    const Panels& next = follow.next->panels;
+    p.fetch_end = std::min(part_of(p, chunk, thread + 1, claims), p.data + p.num_panels * p.panel_bytes);
+    p.fetch_jump = part_of(next, claim(next), thread, claims) - p.fetch_end;
+  }
   int begin, end;
   if (!splits_columns(columns)) {
     ThreadState& t = *thread_states_[thread];
@@ -152,7 +152,7 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
     };
     t.largest = -1;
     while (claims.take_half(thread, p.num_panels, chunk, &begin, &end)) {
-      multiply_panels(thread, linear, begin, end, a, out);
+      multiply_panels(thread, p, begin, end, a, out);
       if (follow.feeds) feed(linear, *follow.next, out, begin, end, columns);
       if (!follow.finds_largest) continue;
       if (begin != run_end) look(), run = begin;
@@ -168,7 +168,7 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
     const int first = tiles * owner / threads * tile, last = std::min(columns, tiles * (owner + 1) / threads * tile);
     Output own = out;
     own.y += first * out.stride;
-    multiply_panels(thread, linear, panel, std::min(panel + chunk, p.num_panels), part(a, first, last - first), own);
+    multiply_panels(thread, p, panel, std::min(panel + chunk, p.num_panels), part(a, first, last - first), own);
   }
 }
 
@@ -202,7 +202,6 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
     pool_.barrier();
     multiply(thread, linear, a, out, claims[1], follow);
   }
-  if (columns == 1 && follow.next) fetch_ahead(thread, *follow.next, claims[1]);
   pool_.barrier();
 }
 
@@ -434,7 +433,7 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
   const int vocab = spec_.vocab_size;
   const bool finds_largest = rows == 1 && spec_.final_cap <= 0.0f;
   product(thread, head_, rows, s.int8, s.head_in, hidden, nullptr,
-          output(head_, s.results, vocab, vocab, Epilogue::store, spec_.logit_scale), claims + 1, {.finds_largest = finds_largest});
+          output(head_, s.results, vocab, vocab, Epilogue::store, spec_.logit_scale), claims + 1, {.next = &layers_[0].qkv, .finds_largest = finds_largest});
   if (spec_.final_cap > 0.0f) {
     while (claims[3].take(thread, rows, 1, &begin, &end))
       for (int r = begin; r < end; r++) kernels_.soft_cap(s.results + (size_t)r * vocab, vocab, spec_.final_cap);

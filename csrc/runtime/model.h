@@ -116,9 +116,8 @@ class Model {
   bool splits_columns(int columns) const;  // each thread multiplies its own columns, not its own panels
   int claim(const Panels& panels) const;  // panels a thread takes at a time
   void expect_stores(int thread, const Linear& linear, const Output& out, const Claims& claims, const Follow& follow) const;
-  void fetch_ahead(int thread, const Linear& next, const Claims& claims) const;
   void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow);
-  void multiply_panels(int thread, const Linear& linear, int begin, int end, const Activations& a, const Output& out);
+  void multiply_panels(int thread, const Panels& panels, int begin, int end, const Activations& a, const Output& out);
   std::vector<Linear*> linears();
   Activations shape(const Linear& linear, int columns, bool int8, Buffers& buffers) const;
   // Columns of a matrix that begin a tile.
