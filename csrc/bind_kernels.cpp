@@ -53,10 +53,10 @@ std::unique_ptr<Packed> packed(const Bytes& codes, const std::optional<Bytes>& s
     if (codes.size() != code_bytes || scales->size() != (size_t)rows * q.groups() * size_of(number) ||
         (zeros && zeros->size() != (size_t)q.groups() * rows / 2))
       throw std::invalid_argument("the bytes do not fit the shape");
-    p->panels = pack(std::vector<QuantizedRows>{q}, gated, false, p->arena, p->pool, kernels);
+    p->panels = pack(std::vector<QuantizedRows>{q}, {.gated = gated}, false, p->arena, p->pool, kernels);
   } else {
     if (codes.size() != (size_t)rows * inputs * size_of(number)) throw std::invalid_argument("the bytes do not fit the shape");
-    p->panels = pack(std::vector<PlainRows>{{codes.data(), number, rows, inputs}}, gated, false, p->arena, p->pool);
+    p->panels = pack(std::vector<PlainRows>{{codes.data(), number, rows, inputs}}, {.gated = gated}, false, p->arena, p->pool);
   }
   return p;
 }

@@ -111,7 +111,12 @@ static DecoderSpec decoder_spec(const nb::dict& d) {
   return s;
 }
 
-static bool is_gated(const std::string& role) { return role.ends_with("gate_up"); }
+static RowOrder row_order(const std::string& role, const DecoderSpec& spec) {
+  if (role.ends_with("gate_up")) return {.gated = true};
+  if (role == "qkv" && spec.heads_together())
+    return {.kv_heads = spec.num_kv_heads, .q_rows = spec.share() * spec.head_dim, .kv_rows = spec.head_dim};
+  return {};
+}
 
 // Keeps the arrays that an embedding looks into alive.
 // mutex: buffers and thread pool serve one call at a time. Taken without the interpreter lock, or two callers could wait
@@ -224,7 +229,9 @@ static void bind_runtime(nb::module_& m) {
       .def_prop_ro("panel_bytes", [](PyModel& m) { return m.model.panel_bytes(); })
       .def_prop_ro("has_quantized_layers", [](const PyModel& m) { return m.model.has_quantized_layers(); })
       .def("set_vector", [](PyModel& m, const std::string& role, int layer, Floats v) {
-        m.model.vector_role(role, layer).assign(v.data(), v.data() + v.size());
+        std::vector<float>& own = m.model.vector_role(role, layer);
+        own.assign(v.data(), v.data() + v.size());
+        if (role == "qkv_bias") own = m.model.spec().in_row_order(own);
       })
       .def("set_quantized",
            [](PyModel& m, const std::string& role, int layer, int expert, const std::vector<QuantizedPart>& parts, const std::string& dtype,
@@ -234,7 +241,7 @@ static void bind_runtime(nb::module_& m) {
              Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
              std::lock_guard lock(m.mutex);
-             linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool(), m.model.kernels());
+             linear.panels = pack(rows, row_order(role, m.model.spec()), release, m.model.arena(), m.model.pool(), m.model.kernels());
            })
       .def("set_plain",
            [](PyModel& m, const std::string& role, int layer, int expert, const std::vector<PlainPart>& parts, const std::string& dtype,
@@ -244,7 +251,7 @@ static void bind_runtime(nb::module_& m) {
              Linear& linear = m.model.linear_role(role, layer, expert);
              nb::gil_scoped_release unlock;
              std::lock_guard lock(m.mutex);
-             linear.panels = pack(rows, is_gated(role), release, m.model.arena(), m.model.pool());
+             linear.panels = pack(rows, row_order(role, m.model.spec()), release, m.model.arena(), m.model.pool());
            })
       .def("set_embedding_quantized",
            [](PyModel& m, const std::string& role, Bytes codes, Bytes scales, const std::string& dtype, int rows, int inputs, int bits,

@@ -92,7 +92,7 @@ bool Model::feeds(const Linear& from, const Linear& to, const StepState& s) cons
 }
 
 bool Model::attention_feeds(const Linear& o, const StepState& s) const {
-  const int rows = spec_.num_heads / spec_.num_kv_heads * spec_.head_dim;
+  const int rows = spec_.share() * spec_.head_dim;
   return s.int8 && o.panels.quantized && !splits_columns(s.columns) && (spec_.num_kv_heads == 1 || rows % o.panels.group == 0);
 }
 
@@ -132,14 +132,18 @@ void Model::expect_stores(int thread, const Linear& linear, const Output& out, c
 // come from another core's. With few, weights are most of what is read, and each thread keeps to its own panels.
 bool Model::splits_columns(int columns) const { return pool_.size() > 1 && columns >= kOwnColumns * pool_.size(); }
 
+// The panels for a thread that takes them in chunks and goes on with another product.
+Panels Model::followed(int thread, const Panels& panels, int chunk, const Linear* next, const Claims& claims) const {
+  Panels p = panels;
+  if (!next || !next->panels.num_panels) return p;
+  p.fetch_end = std::min(part_of(p, chunk, thread + 1, claims), p.data + p.num_panels * p.panel_bytes);
+  p.fetch_jump = part_of(next->panels, claim(next->panels), thread, claims) - p.fetch_end;
+  return p;
+}
+
 void Model::multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow) {
-  Panels p = linear.panels;
-  const int columns = a.int8 ? a.ints.columns : a.floats.columns, chunk = claim(p);
-  if (follow.next && follow.next->panels.num_panels) {
-    const Panels& next = follow.next->panels;
-    p.fetch_end = std::min(part_of(p, chunk, thread + 1, claims), p.data + p.num_panels * p.panel_bytes);
-    p.fetch_jump = part_of(next, claim(next), thread, claims) - p.fetch_end;
-  }
+  const int columns = a.int8 ? a.ints.columns : a.floats.columns, chunk = claim(linear.panels);
+  const Panels p = followed(thread, linear.panels, chunk, follow.next, claims);
   int begin, end;
   if (!splits_columns(columns)) {
     ThreadState& t = *thread_states_[thread];
@@ -172,8 +176,9 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
   }
 }
 
-void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
-                    const Output& out, Claims* claims, const Follow& follow, bool fed) {
+// x, normed and quantized, or what made x has quantized it already. With several columns the threads share the work and meet.
+Model::Activations Model::prepare(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride,
+                                  const NormWeights* norm, Claims& claims) {
   ThreadState& t = *thread_states_[thread];
   const int inputs = linear.panels.inputs;
   const bool normed = norm && norm->present();
@@ -186,22 +191,26 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
     }
     fill(a, linear, in, c);
   };
-  if (columns == 1) expect_stores(thread, linear, out, claims[1], follow);
-  if (fed) {
-    multiply(thread, linear, shape(linear, columns, true, fed_), out, claims[1], follow);
-  } else if (columns == 1) {
+  if (columns == 1) {
     // Each thread prepares the one column for itself: cheaper than a barrier.
-    Activations a = shape(linear, 1, int8, t.column);
+    const Activations a = shape(linear, 1, int8, t.column);
     column(a, 0);
-    multiply(thread, linear, a, out, claims[1], follow);
-  } else {
-    Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
-    int begin, end;
-    while (claims[0].take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
-      for (int c = begin; c < end; c++) column(a, c);
-    pool_.barrier();
-    multiply(thread, linear, a, out, claims[1], follow);
+    return a;
   }
+  const Activations a = shape(linear, columns, int8, columns_);  // grown in size_buffers(): only reads the pointers
+  int begin, end;
+  while (claims.take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
+    for (int c = begin; c < end; c++) column(a, c);
+  pool_.barrier();
+  return a;
+}
+
+void Model::product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
+                    const Output& out, Claims* claims, const Follow& follow, bool fed) {
+  if (columns == 1) expect_stores(thread, linear, out, claims[1], follow);
+  const Activations a =
+      fed ? shape(linear, columns, true, fed_) : prepare(thread, linear, columns, int8, x, stride, norm, claims[0]);
+  multiply(thread, linear, a, out, claims[1], follow);
   pool_.barrier();
 }
 
@@ -209,10 +218,9 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
 void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
   const Layer& l = layers_[layer];
   const Token& t = s.tokens[column];
-  const int dim = spec_.head_dim, half = spec_.rope_dim / 2, share = spec_.num_heads / spec_.num_kv_heads;
+  const int dim = spec_.head_dim, half = spec_.rope_dim / 2, share = spec_.share();
   float* row = s.qkv + (size_t)column * spec_.qkv_size();
-  float* k = row + spec_.q_size() + (size_t)kv_head * dim;
-  float* v = k + spec_.kv_size();
+  float *k = row + spec_.key_at(kv_head), *v = row + spec_.value_at(kv_head);
   const int rope = spec_.layer_rope[layer];
   const float* cos = rope < 0 ? nullptr : t.own_rope && rope == 0 ? t.own_rope : &ropes_[rope].table[(size_t)t.position * 2 * half];
   auto clip = [&](float* head) {
@@ -224,7 +232,7 @@ void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
     if (spec_.qk_norm && !spec_.qk_norm_over_all) kernels_.rms_norm(head, norm.data(), head, dim, spec_.norm_eps);
     if (cos) kernels_.rope(head, half, cos, cos + half, spec_.rope_interleaved);
   };
-  for (int g = 0; g < share; g++) rotate(row + (size_t)(kv_head * share + g) * dim, l.q_norm);
+  for (int g = 0; g < share; g++) rotate(row + spec_.query_at(kv_head * share + g), l.q_norm);
   rotate(k, l.k_norm);
   clip(v);
   KvHead kv = s.pages.head(spec_, layer, kv_head, s.inputs[t.input].sequence->pages.data());
@@ -234,7 +242,7 @@ void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
 void Model::attend(int thread, StepState& s, int layer, int index, int part) {
   const Task& task = s.tasks[index];
   ThreadState& state = *thread_states_[thread];
-  const int dim = spec_.head_dim, share = spec_.num_heads / spec_.num_kv_heads, rows = task.count * share;
+  const int dim = spec_.head_dim, share = spec_.share(), rows = task.count * share;
   float* q = state.queries.get<float>((size_t)rows * dim + 16);
   float* scratch = state.attention.get<float>(attention_scratch(rows, spec_.padded_head_dim()));
   int first[kMaxShare], last[kMaxShare];
@@ -248,7 +256,7 @@ void Model::attend(int thread, StepState& s, int layer, int index, int part) {
     if (s.fused) rotate_and_store(s, layer, column, task.kv_head);
     for (int g = 0; g < share; g++) {
       const int r = i * share + g, head = task.kv_head * share + g;
-      const float* source = s.qkv + (size_t)column * spec_.qkv_size() + (size_t)head * dim;
+      const float* source = s.qkv + (size_t)column * spec_.qkv_size() + spec_.query_at(head);
       for (int d = 0; d < dim; d++) q[(size_t)r * dim + d] = source[d] * scale;
       first[r] = window > 0 ? std::max(0, position - window + 1) : 0;
       last[r] = spec_.causal ? position : in.sequence->length + in.count - 1;
@@ -318,25 +326,49 @@ void Model::attend_all(int thread, StepState& s, int layer, Claims& claims) {
   pool_.barrier();
 }
 
+// The product and the attention of a kv head by the same thread, so that no other has to wait for it or gets its lines.
+void Model::attend_by_heads(int thread, StepState& s, int layer, const NormWeights* norm, const Output& out, Claims* claims) {
+  const Layer& l = layers_[layer];
+  const int heads = spec_.num_kv_heads, inputs = (int)s.inputs.size(), panels = spec_.head_rows() / kPanelRows;
+  const int own = claims[3].first(thread, heads, 1), own_works = (claims[3].first(thread + 1, heads, 1) - own) * inputs;
+  auto fetch_own = [&](int i) {
+    if (i < own_works) fetch_work(s, layer, i % inputs * heads + own + i / inputs);
+  };
+  for (int i = 0; i < s.fetched_works; i++) fetch_own(i);
+  const Activations a = prepare(thread, l.qkv, s.columns, s.int8, s.x, spec_.hidden_size, norm, claims[0]);
+  const Panels p = followed(thread, l.qkv.panels, panels, &l.o, claims[3]);
+  int head, end;
+  while (claims[3].take(thread, heads, 1, &head, &end)) {
+    multiply_panels(thread, p, head * panels, end * panels, a, out);
+    for (int i = 0; i < inputs; i++) {
+      if (head >= own) fetch_own((head - own) * inputs + i + s.fetched_works);
+      attend(thread, s, layer, i * heads + head, 0);
+    }
+  }
+  pool_.barrier();
+}
+
 // x += scale * attention(norm(x)), in the variants of the spec. In a parallel block the result waits in s.sub.
 void Model::attention_block(int thread, StepState& s, int layer, Claims* claims) {
   const Layer& l = layers_[layer];
   const int hidden = spec_.hidden_size;
   const size_t qkv = spec_.qkv_size();
   const NormWeights* before = spec_.norm_after_residual ? nullptr : &l.attn_norm;
-  if (s.fetched_works) {
+  const Output to_qkv = output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store);
+  if (s.by_heads) {
+    attend_by_heads(thread, s, layer, before, to_qkv, claims);
+  } else {
     const int works = (int)s.tasks.size() * s.task_parts, first = claims[3].first(thread, works, 1);
     for (int w = first; w < std::min(first + s.fetched_works, claims[3].first(thread + 1, works, 1)); w++) fetch_work(s, layer, w);
+    product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, to_qkv, claims, {.next = &l.o});
+    if (!s.fused) store_all(thread, s, layer, claims[2]);
+    if (s.narrows && layer + 1 == spec_.num_layers) {
+      if (thread == 0) narrow(s);
+      pool_.barrier();
+      if (!s.columns) return;
+    }
+    attend_all(thread, s, layer, claims[3]);
   }
-  product(thread, l.qkv, s.columns, s.int8, s.x, hidden, before, output(l.qkv, s.qkv, qkv, (int)qkv, Epilogue::store), claims,
-          {.next = &l.o});
-  if (!s.fused) store_all(thread, s, layer, claims[2]);
-  if (s.narrows && layer + 1 == spec_.num_layers) {
-    if (thread == 0) narrow(s);
-    pool_.barrier();
-    if (!s.columns) return;
-  }
-  attend_all(thread, s, layer, claims[3]);
   const bool direct = !spec_.parallel_block && !l.attn_post_norm.present();
   product(thread, l.o, s.columns, s.int8, s.attended, spec_.q_size(), nullptr,
           direct ? output(l.o, s.x, hidden, hidden, Epilogue::add, spec_.residual_scale)

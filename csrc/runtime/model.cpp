@@ -125,7 +125,7 @@ void Model::plan_step(StepState& s) {
   if (s.columns == (int)s.inputs.size()) s.fetched_works = std::max<int>(1, (int)(kFetchWorks / work_bytes));
   s.narrows = (int)s.result_columns.size() < s.columns;
   s.fused = s.fused && !s.narrows;
-  const int share = spec_.num_heads / spec_.num_kv_heads, tile = std::max(1, kAttentionRows / share);
+  const int share = spec_.share(), tile = std::max(1, kAttentionRows / share);
   // In the order of columns: a thread then attends to about those that it prepares for the next product.
   auto list_tasks = [&](std::vector<Task>& tasks, int StepInput::*count) {
     for (int i = 0; i < (int)s.inputs.size(); i++)
@@ -160,7 +160,7 @@ void Model::plan_parts(StepState& s) {
   const int threads = pool_.size(), tasks = (int)s.tasks.size(), rounds = (tasks + threads - 1) / threads;
   if (5 * tasks >= 4 * rounds * threads) return;
   int longest = 0, rows = 0;
-  for (const Task& task : s.tasks) rows = std::max(rows, task.count * (spec_.num_heads / spec_.num_kv_heads));
+  for (const Task& task : s.tasks) rows = std::max(rows, task.count * (spec_.share()));
   for (const StepInput& in : s.inputs) longest = std::max(longest, in.sequence->length + in.count);
   if (longest < kSharedContext) return;
   const int chunks = (longest + kChunkTokens - 1) / kChunkTokens;
@@ -168,6 +168,11 @@ void Model::plan_parts(StepState& s) {
   s.partials = partials_.get<float>(s.tasks.size() * s.task_partials);
   s.task_parts = std::min(chunks, (4 * threads + tasks - 1) / tasks);
   s.fused = false;  // every part needs the rotated queries
+}
+
+// Worth it where every thread gets as many heads.
+bool Model::goes_by_heads(const StepState& s) const {
+  return s.fused && spec_.heads_together() && pool_.size() > 1 && spec_.num_kv_heads % pool_.size() == 0 && !splits_columns(s.columns);
 }
 
 // Everything that threads share grows here, before they start.
@@ -232,7 +237,7 @@ void Model::size_thread_buffers(const StepState& s) {
       look(*linear);
     if (spec_.experts.count) look(l.experts_gate_up[0]), look(l.experts_down[0]);
   }
-  for (const Task& task : s.tasks) rows = std::max(rows, task.count * (spec_.num_heads / spec_.num_kv_heads));
+  for (const Task& task : s.tasks) rows = std::max(rows, task.count * (spec_.share()));
   for (const auto& t : thread_states_) {
     t->norm.get<float>(widest);
     t->column.codes.get<int8_t>(widest);
@@ -252,6 +257,7 @@ void Model::run_block(PagePool& pages, std::vector<StepInput>& inputs, bool int8
   StepState s{pages, inputs, int8, results};
   plan_step(s);
   plan_parts(s);
+  s.by_heads = goes_by_heads(s);
   prepare_rope(s);
   size_buffers(s);
   size_thread_buffers(s);

@@ -108,6 +108,9 @@ class Model {
   // product: x -> (norm ->) activations -> panels. Ends with a barrier. Takes two claims. fed: whatever made x has quantized it.
   void product(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
                const Output& out, Claims* claims, const Follow& follow, bool fed = false);
+  Activations prepare(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
+                      Claims& claims);
+  Panels followed(int thread, const Panels& panels, int chunk, const Linear* next, const Claims& claims) const;
   // Whether a product's outputs are quantized for the next one claim by claim, and attention's by kv heads.
   bool feeds(const Linear& from, const Linear& to, const StepState& s) const;
   bool attention_feeds(const Linear& o, const StepState& s) const;
@@ -138,6 +141,7 @@ class Model {
   int panels_per_work(const Linear& expert) const;
   void store_all(int thread, StepState& s, int layer, Claims& claims);
   void attend_all(int thread, StepState& s, int layer, Claims& claims);
+  void attend_by_heads(int thread, StepState& s, int layer, const NormWeights* norm, const Output& out, Claims* claims);
   // Task `index`, or part `part` of it where tasks have parts; the last of them joins the others.
   void attend(int thread, StepState& s, int layer, int index, int part);
   void fetch_work(StepState& s, int layer, int work);
@@ -151,6 +155,7 @@ class Model {
   void check_mlp(const Layer& layer, const std::string& at) const;
   void plan_step(StepState& s);
   void plan_parts(StepState& s);
+  bool goes_by_heads(const StepState& s) const;
   void narrow(StepState& s);
   void prepare_rope(StepState& s);
   void size_buffers(StepState& s);

@@ -50,7 +50,18 @@ Panels shape_of(int rows, int inputs, bool gated) {
 }
 
 // First source row and number of rows of a panel.
-void panel_rows(const Panels& p, int panel, int* first, int* count) {
+void panel_rows(const Panels& p, const RowOrder& order, int panel, int* first, int* count) {
+  if (order.kv_heads) {
+    const int head = panel * kPanelRows / order.head_rows(), at = panel * kPanelRows % order.head_rows();
+    *count = kPanelRows;
+    if (at < order.q_rows)
+      *first = head * order.q_rows + at;
+    else if (at < order.q_rows + order.kv_rows)
+      *first = order.kv_heads * order.q_rows + head * order.kv_rows + at - order.q_rows;
+    else
+      *first = order.kv_heads * (order.q_rows + order.kv_rows) + head * order.kv_rows + at - order.q_rows - order.kv_rows;
+    return;
+  }
   int limit = p.rows;
   if (p.interleaved) {
     int half = p.rows / 2;
@@ -174,7 +185,8 @@ void over_parts(const std::vector<Part>& parts, int first, int count, Visit visi
 
 // Fills all panels from the stacked parts on the pool: write(panel memory, first row, number of rows).
 template <class Part, class Write>
-void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base, bool release, ThreadPool& pool, Write write) {
+void fill_panels(const std::vector<Part>& parts, const Panels& p, const RowOrder& order, uint8_t* base, bool release, ThreadPool& pool,
+                 Write write) {
   Claims claims(pool.size());
   const int chunk = (1 + (int)((1 << 20) / (p.panel_bytes + 1)) + 1) / 2 * 2;  // pairs of gated panels stay together
   pool.run([&](int thread) {
@@ -182,40 +194,44 @@ void fill_panels(const std::vector<Part>& parts, const Panels& p, uint8_t* base,
     while (claims.take(thread, p.num_panels, chunk, &begin, &end)) {
       for (int i = begin; i < end; i++) {
         int first, count;
-        panel_rows(p, i, &first, &count);
+        panel_rows(p, order, i, &first, &count);
         write(base + (size_t)i * p.panel_bytes, first, count);
       }
-      if (!release) continue;
+      if (!release || order.kv_heads) continue;
       for (int half = 0; half < (p.interleaved ? 2 : 1); half++) {
         int first, count, last, last_count;
         const int low = p.interleaved ? begin + half : begin, high = p.interleaved ? end - 2 + half : end - 1;
-        panel_rows(p, low, &first, &count);
-        panel_rows(p, high, &last, &last_count);
+        panel_rows(p, order, low, &first, &count);
+        panel_rows(p, order, high, &last, &last_count);
         over_parts(parts, first, last + last_count - first, [&](const Part& part, int from, int to, int) { release_rows(part, from, to); });
       }
     }
   });
   if (release)
-    for (const Part& part : parts) release_rest(part);
+    for (const Part& part : parts) {
+      if (order.kv_heads) release_rows(part, 0, part.rows);
+      release_rest(part);
+    }
 }
 
 template <class Part>
-int stacked_rows(const std::vector<Part>& parts, bool gated) {
+int stacked_rows(const std::vector<Part>& parts, const RowOrder& order) {
   if (parts.empty()) throw std::invalid_argument("no parts to stack");
   int rows = 0;
   for (const Part& part : parts) {
     if (part.inputs != parts[0].inputs) throw std::invalid_argument("stacked parts differ in their inputs");
     rows += part.rows;
   }
-  if (gated && rows % 2) throw std::invalid_argument("a gated matrix has an odd number of rows");
+  if (order.kv_heads && rows != order.kv_heads * order.head_rows()) throw std::invalid_argument("rows are not those of all heads");
+  if (order.gated && rows % 2) throw std::invalid_argument("a gated matrix has an odd number of rows");
   return rows;
 }
 
 // Memory for the panels, which is filled already when the arena is.
-uint8_t* take_memory(Panels& p, Arena& arena) {
+uint8_t* take_memory(Panels& p, const RowOrder& order, Arena& arena) {
   for (size_t fact : {p.panel_bytes, (size_t)p.num_panels, (size_t)p.rows, (size_t)p.inputs, (size_t)p.groups, (size_t)p.group,
                       (size_t)p.code_bits, (size_t)p.zero_point, (size_t)p.has_zeros, (size_t)p.number, (size_t)p.quantized,
-                      (size_t)p.interleaved})
+                      (size_t)p.interleaved, (size_t)order.kv_heads, (size_t)order.q_rows, (size_t)order.kv_rows})
     arena.note_layout(fact);
   uint8_t* base = arena.allocate(p.panel_bytes * p.num_panels);
   p.data = base;
@@ -234,9 +250,9 @@ void check_layout(const Panels& p) {
 }
 }  // namespace
 
-Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool,
+Panels pack(const std::vector<QuantizedRows>& parts, const RowOrder& order, bool release, Arena& arena, ThreadPool& pool,
             const Kernels& kernels) {
-  Panels p = shape_of(stacked_rows(parts, gated), parts[0].inputs, gated);
+  Panels p = shape_of(stacked_rows(parts, order), parts[0].inputs, order.gated);
   const QuantizedRows& first = parts[0];
   for (const QuantizedRows& part : parts)
     if (part.bits != first.bits || part.group != first.group || part.scale_number != first.scale_number ||
@@ -251,11 +267,11 @@ Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, A
   p.groups = ((p.inputs + p.group - 1) / p.group + 1) / 2 * 2;
   check_layout(p);
   p.panel_bytes = (size_t)(p.groups / 2) * p.block_bytes();
-  uint8_t* base = take_memory(p, arena);
+  uint8_t* base = take_memory(p, order, arena);
   if (arena.filled()) return p;
   bool common = true;  // the layout that a kernel packs
   for (const QuantizedRows& part : parts) common = common && part.bits == 4 && part.group == kGroup && part.layout == CodeLayout::rows;
-  fill_panels(parts, p, base, release, pool, [&](uint8_t* panel, int first_row, int count) {
+  fill_panels(parts, p, order, base, release, pool, [&](uint8_t* panel, int first_row, int count) {
     const uint8_t *codes[kPanelRows] = {}, *scales[kPanelRows] = {};
     over_parts(parts, first_row, count, [&](const QuantizedRows& part, int from, int to, int at) {
       for (int row = from; row < to; row++, at++) {
@@ -272,17 +288,17 @@ Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, A
   return p;
 }
 
-Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool) {
-  Panels p = shape_of(stacked_rows(parts, gated), parts[0].inputs, gated);
+Panels pack(const std::vector<PlainRows>& parts, const RowOrder& order, bool release, Arena& arena, ThreadPool& pool) {
+  Panels p = shape_of(stacked_rows(parts, order), parts[0].inputs, order.gated);
   for (const PlainRows& part : parts)
     if (part.number != parts[0].number) throw std::invalid_argument("stacked parts differ in their dtype");
   p.number = parts[0].number;
   p.groups = ((p.inputs + kGroup - 1) / kGroup + 1) / 2 * 2;
   p.panel_bytes = (size_t)((p.inputs + 3) / 4 * 4) * kPanelRows * size_of(p.number);
-  uint8_t* base = take_memory(p, arena);
+  uint8_t* base = take_memory(p, order, arena);
   if (arena.filled()) return p;
   const bool wide = size_of(p.number) == 4;
-  fill_panels(parts, p, base, release, pool, [&](uint8_t* panel, int first, int count) {
+  fill_panels(parts, p, order, base, release, pool, [&](uint8_t* panel, int first, int count) {
     over_parts(parts, first, count, [&](const PlainRows& part, int from, int to, int at) {
       wide ? pack_plain_rows<uint32_t>(part, from, to, panel, at) : pack_plain_rows<uint16_t>(part, from, to, panel, at);
     });

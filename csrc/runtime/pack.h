@@ -10,7 +10,7 @@ namespace kq {
 
 // Version of what `pack` writes, and of the order in which a model's matrices come (runtime/loader.py). Raise it with any change:
 // panels are kept in files (docs/native-core.md).
-constexpr int kPanelLayout = 1;
+constexpr int kPanelLayout = 2;
 
 // How the codes of a record are laid out.
 enum class CodeLayout : int {
@@ -41,14 +41,24 @@ struct PlainRows {
   int rows, inputs;
 };
 
-// Parts are stacked along the rows. gated: the rows are two halves (gate, up) whose panels alternate. release: source pages
+// How the rows of a matrix become panels.
+struct RowOrder {
+  bool gated = false;  // two halves (gate, up) whose panels alternate
+  // Not 0: queries, keys and values one below the other become, kv head by kv head, its queries, its key, its value.
+  // q_rows, kv_rows: rows of one kv head's queries, and of its key; whole panels.
+  int kv_heads = 0, q_rows = 0, kv_rows = 0;
+
+  int head_rows() const { return q_rows + 2 * kv_rows; }
+};
+
+// Parts are stacked along the rows. release: source pages
 // are given back to the system as they are consumed (they must be a read-only file mapping). Sources are not touched when the arena
 // is filled already. Throws std::invalid_argument when the parts do not fit together or no kernel knows their layout.
-Panels pack(const std::vector<QuantizedRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool,
+Panels pack(const std::vector<QuantizedRows>& parts, const RowOrder& order, bool release, Arena& arena, ThreadPool& pool,
             const Kernels& kernels);
-Panels pack(const std::vector<PlainRows>& parts, bool gated, bool release, Arena& arena, ThreadPool& pool);
+Panels pack(const std::vector<PlainRows>& parts, const RowOrder& order, bool release, Arena& arena, ThreadPool& pool);
 
-// One row of a matrix, as float32: exact products (code - zero point) * scale.
+// One row of a matrix, as float32: exact products (code - zero point) * scale. Of panels: in their order.
 void read_row(const Panels& panels, int row, float* y);
 void read_row(const QuantizedRows& source, int row, float* y);
 void read_row(const PlainRows& source, int row, float* y);

@@ -1,5 +1,6 @@
 // The native side of models/spec.py. Everything a family may differ in is a field; no family has a name here.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -34,6 +35,27 @@ struct DecoderSpec {
   int q_size() const { return num_heads * head_dim; }
   int kv_size() const { return num_kv_heads * head_dim; }
   int qkv_size() const { return q_size() + 2 * kv_size(); }
+  int share() const { return num_heads / num_kv_heads; }  // query heads of a kv head
+  // Whether the queries, key and value of a kv head stand together in a row of the fused product, so that one thread can
+  // go on from its panels to its attention; else all queries, all keys, all values.
+  bool heads_together() const { return head_dim % kPanelRows == 0 && !qk_norm_over_all; }
+  int head_rows() const { return (share() + 2) * head_dim; }
+  size_t query_at(int head) const {
+    return (size_t)head * head_dim + (heads_together() ? (size_t)head / share() * 2 * head_dim : 0);
+  }
+  size_t key_at(int kv_head) const {
+    return heads_together() ? (size_t)kv_head * head_rows() + share() * head_dim : (size_t)q_size() + (size_t)kv_head * head_dim;
+  }
+  size_t value_at(int kv_head) const { return key_at(kv_head) + (heads_together() ? head_dim : kv_size()); }
+  // A value for each of all queries, keys and values, in the order of the fused product; others are left as they are.
+  std::vector<float> in_row_order(const std::vector<float>& values) const {
+    if (!heads_together() || values.size() != (size_t)qkv_size()) return values;
+    std::vector<float> ordered(values.size());
+    auto copy = [&](int from, size_t to) { std::copy_n(values.begin() + from, head_dim, ordered.begin() + to); };
+    for (int h = 0; h < num_heads; h++) copy(h * head_dim, query_at(h));
+    for (int h = 0; h < num_kv_heads; h++) copy(q_size() + h * head_dim, key_at(h)), copy(q_size() + kv_size() + h * head_dim, value_at(h));
+    return ordered;
+  }
   int padded_head_dim() const { return (head_dim + 15) / 16 * 16; }
 };
 }  // namespace kq

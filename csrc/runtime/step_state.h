@@ -41,6 +41,7 @@ struct Model::StepState {
   float* results;
   int columns = 0;     // tokens of the step; in the last layer, once keys and values are written, those whose results are wanted
   bool fused = true;   // rotation happens inside attention: every input has one token
+  bool by_heads = false;  // a thread goes on from a kv head's product to its attention
   bool hidden = false;  // hidden states are wanted instead of logits
   std::vector<Token> tokens{};
   std::vector<int> first_column{};    // per input

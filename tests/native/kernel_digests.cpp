@@ -136,10 +136,10 @@ void products(Report& report, const Matrix& m, int rows, int inputs, int columns
         const std::vector<uint8_t> scales = random.numbers((size_t)rows * q.groups(), m.number);
         const std::vector<uint8_t> zeros = random.bytes((size_t)q.groups() * rows / 2);
         q.codes = codes.data(), q.scales = scales.data(), q.zeros = m.awq ? zeros.data() : nullptr;
-        panels = pack(std::vector<QuantizedRows>{q}, gated, false, arena, pool, kernels);
+        panels = pack(std::vector<QuantizedRows>{q}, {.gated = gated}, false, arena, pool, kernels);
       } else {
         const std::vector<uint8_t> values = random.numbers((size_t)rows * inputs, m.number);
-        panels = pack(std::vector<PlainRows>{{values.data(), m.number, rows, inputs}}, gated, false, arena, pool);
+        panels = pack(std::vector<PlainRows>{{values.data(), m.number, rows, inputs}}, {.gated = gated}, false, arena, pool);
       }
       const int out_rows = gated ? rows / 2 : rows;
       std::vector<float> y = random.values((size_t)columns * out_rows);

@@ -59,6 +59,10 @@ def make_tensors(spec: DecoderSpec, quantized: bool, seed: int = 3) -> dict[str,
 SPEC = make_spec()
 QUANTIZED = make_tensors(SPEC, quantized=True)
 PLAIN = make_tensors(SPEC, quantized=False)
+# Heads of whole panels: a thread goes on from a kv head's product to its attention, and quantizes what that gives.
+WHOLE = make_spec(head_dim=32, rope=RopeSpec("default", 10000.0, 32, 512, {}), tensors=SPEC.tensors | {
+    role: f"layers.{{i}}.{role}" for role in ("qkv_bias", "o_bias")})
+MODELS = {"quantized": (SPEC, QUANTIZED), "plain": (SPEC, PLAIN), "whole panels": (WHOLE, make_tensors(WHOLE, quantized=True))}
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SPEC.vocab_size, 300)]
 # Over the end of attention's first chunk of 256. Few: with more threads than processors a barrier takes milliseconds.
 ONE_BY_ONE = [250] + [1] * 10 + [40]
@@ -79,12 +83,13 @@ def run_in_chunks(model: Model, tokens: list[int], chunks: list[int], activation
 
 
 @pytest.mark.parametrize("activations", ["int8", "float32"])
-@pytest.mark.parametrize("tensors", [QUANTIZED, PLAIN], ids=["quantized", "plain"])
-def test_chunks_threads_and_instruction_sets_do_not_matter(tensors, activations):
+@pytest.mark.parametrize("model", MODELS)
+def test_chunks_threads_and_instruction_sets_do_not_matter(model, activations):
+    spec, tensors = MODELS[model]
     want = None
     for isa in ISAS:
         for threads in (1, 2, 3):
-            model = Model.from_arrays(SPEC, tensors, threads=threads, isa=isa)
+            model = Model.from_arrays(spec, tensors, threads=threads, isa=isa)
             assert (model.isa, model.threads) == (isa, threads)
             single = [1] * 300 if threads == 1 and isa != "portable" else ONE_BY_ONE
             for chunks in ([300], [1, 99, 7, 193], [64, 64, 64, 64, 44], single):
@@ -94,12 +99,13 @@ def test_chunks_threads_and_instruction_sets_do_not_matter(tensors, activations)
     assert np.isfinite(want).all() and want.std() > 0.1
 
 
-@pytest.mark.parametrize("tensors", [QUANTIZED, PLAIN], ids=["quantized", "plain"])
-def test_chunks_threads_and_instruction_sets_do_not_matter_to_an_int8_cache(tensors):
+@pytest.mark.parametrize("model", MODELS)
+def test_chunks_threads_and_instruction_sets_do_not_matter_to_an_int8_cache(model):
+    spec, tensors = MODELS[model]
     want = None
     for isa in ISAS:
-        for threads in (1, 3):
-            model = Model.from_arrays(SPEC, tensors, threads=threads, isa=isa)
+        for threads in (1, 2, 3):
+            model = Model.from_arrays(spec, tensors, threads=threads, isa=isa)
             for chunks in ([300], [1, 99, 7, 193], ONE_BY_ONE):
                 got = run_in_chunks(model, TOKENS, chunks, "int8", "int8")
                 want = got if want is None else want
@@ -156,16 +162,18 @@ def test_quantized_layers_do_not():
     assert np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("kv_dtype", ["float16", "int8"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("isa", ISAS)
-def test_a_batch_gives_every_sequence_what_it_gets_alone(isa):
-    model = Model.from_arrays(SPEC, QUANTIZED, threads=2, isa=isa)
+def test_a_batch_gives_every_sequence_what_it_gets_alone(isa, name, kv_dtype):
+    model = Model.from_arrays(*MODELS[name], threads=2, isa=isa)
     prompts = [TOKENS[i:i + n] for i, n in enumerate([1, 5, 64, 65, 130, 17])]
-    alone = [run_in_chunks(model, p, [len(p)], "int8") for p in prompts]
-    pool = model.new_pool(16, "int8")
+    alone = [run_in_chunks(model, p, [len(p)], "int8", kv_dtype) for p in prompts]
+    pool = model.new_pool(16, "int8", kv_dtype)
     sequences = [model.new_sequence(pool) for _ in prompts]
     done = [0] * len(prompts)
     # Each step gives every unfinished sequence another piece, so that prefill and decode mix.
-    for piece in (1, 4, 59, 1, 65):
+    for piece in (1, 1, 3, 59, 1, 65):
         items = []
         for i, p in enumerate(prompts):
             part = p[done[i]:done[i] + piece]
@@ -259,6 +267,25 @@ def probabilities(temperature: float = 1.0) -> np.ndarray:
 
 def test_greedy_takes_the_largest_logit():
     assert set(draw(3)) == {int(probabilities().argmax())}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_threads_look_for_the_largest_logit_together(threads):
+    """Every row of the head stands there four times: the first of equals wins, wherever the threads' parts begin."""
+    spec = make_spec(vocab_size=400)
+    tensors = make_tensors(spec, quantized=False)
+    tensors["head.weight"] = np.tile(tensors["head.weight"][:100], (4, 1))
+    tensors["head.weight"][30] = np.nan  # is not larger than anything
+    model = Model.from_arrays(spec, tensors, threads=threads)
+    logits = model.logits(TOKENS[:9])[-1]
+    largest = int(np.nanargmax(logits))
+    assert largest < 100 and (logits == logits[largest]).sum() == 4
+    for config, want in (({}, largest), ({"logprobs": 2}, largest), ({"banned": [largest]}, largest + 100),
+                         ({"logit_bias": {395: 1e4}}, 395), ({"temperature": 1e-4, "top_k": 1}, largest)):
+        pool = model.new_pool(1)
+        sequence = model.new_sequence(pool, SamplerConfig(**{"temperature": 0.0} | config), TOKENS[:9])
+        sequence.add_pages(pool.allocate(1))
+        assert model.step(pool, [StepInput(sequence, TOKENS[:9], "sample")])[0].token_id == want
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.5])

@@ -66,6 +66,8 @@ TRAITS = {
                         "logit_scale": 0.25, "clip_qkv": 0.5},
     "interleaved part of a head": {"rope": RopeSpec("default", 1e4, 8, 512, {}), "rope_interleaved": True},
     "two ropes": {"local_rope": RopeSpec("linear", 100.0, 12, 512, {"factor": 2.0}), "layer_rope": (1, -1)},
+    "heads of whole panels": {"head_dim": 32, "attention_scale": 32**-0.5, "rope": RopeSpec("default", 1e4, 32, 512, {}),
+                              "qk_norm": True, "roles": ("qkv_bias", "q_norm", "k_norm")},
     "relu squared": {"activation": "relu2", "roles": ("up",), "without": ("gate_up",)},
     "gelu": {"activation": "gelu"},
     "gelu tanh": {"activation": "gelu_tanh"},
