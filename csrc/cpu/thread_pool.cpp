@@ -45,7 +45,8 @@ static void spin_until(int spins, Done done) {
 }
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads < 1 ? 1 : threads), spins_(threads_ <= usable_processors() ? kSpins : kSpinsCrowded) {
+    : threads_(threads < 1 ? 1 : threads), spins_(threads_ <= usable_processors() ? kSpins : kSpinsCrowded),
+      arrivals_(std::make_unique<Arrival[]>(threads_)) {
   try {
     for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { work(i); });
   } catch (...) {  // joinable threads in a vector that is destroyed would end the process
@@ -73,15 +74,14 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   spin_until(spins_, [this] { return running_.load(std::memory_order_acquire) == 0; });
 }
 
-void ThreadPool::barrier() {
+void ThreadPool::barrier(int thread) {
   if (threads_ == 1) return;
-  const uint32_t epoch = epoch_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    epoch_.store(epoch + 1, std::memory_order_release);
-    return;
+  const uint32_t now = arrivals_[thread].barriers.load(std::memory_order_relaxed) + 1;
+  arrivals_[thread].barriers.store(now, std::memory_order_release);
+  for (int i = 0; i < threads_; i++) {
+    const std::atomic<uint32_t>& other = arrivals_[i].barriers;  // may be at the next barrier already
+    spin_until(spins_, [&other, now] { return (int32_t)(other.load(std::memory_order_acquire) - now) >= 0; });
   }
-  spin_until(spins_, [this, epoch] { return epoch_.load(std::memory_order_acquire) != epoch; });
 }
 
 void ThreadPool::work(int index) {

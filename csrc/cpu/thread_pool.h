@@ -24,8 +24,8 @@ class ThreadPool {
   int size() const { return threads_; }
   // Runs job(thread index) on all threads; returns when all are done. Not reentrant. The job must not throw.
   void run(const std::function<void(int)>& job);
-  // Called by every thread of a running job.
-  void barrier();
+  // Called by every thread of a running job. Everything written before it is seen after it.
+  void barrier(int thread);
 
  private:
   void work(int index);
@@ -35,10 +35,14 @@ class ThreadPool {
   const int spins_;
   const std::function<void(int)>* job_ = nullptr;
   alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<int> running_{0};
   std::atomic<bool> stop_{false};
+  // How many barriers a thread has come to, in a cache line of its own: the others read it, and nobody else writes it, so the last
+  // one's arrival is a single transfer between cores.
+  struct alignas(64) Arrival {
+    std::atomic<uint32_t> barriers{0};
+  };
+  std::unique_ptr<Arrival[]> arrivals_;
   std::vector<std::thread> workers_;
 };
 

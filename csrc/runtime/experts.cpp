@@ -70,7 +70,7 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
           claims, {});
   each_column(thread, s, claims[2], [&](int c) { route(thread, s, c); });
   if (thread == 0) group_by_expert(s);
-  pool_.barrier();
+  pool_.barrier(thread);
 
   // Every expert's columns stand in tiles of their own, one expert after the other.
   auto activations = [&](const Linear& linear, int expert) {
@@ -84,28 +84,28 @@ void Model::experts(int thread, StepState& s, const Layer& l, float* y, float sc
       normalize(l.mlp_norm, s.x + (size_t)r.column_of[slot] * hidden, normed, hidden);
       fill(activations(linear, expert), linear, normed, slot - r.first[expert]);
     }
-  pool_.barrier();
+  pool_.barrier(thread);
   while (claims[4].take(thread, (int)r.gate_up.size(), 1, &begin, &end)) {
     const Routing::Work& work = r.gate_up[begin];
     const Linear& linear = l.experts_gate_up[work.expert];
     multiply_panels(thread, linear.panels, work.begin, work.end, activations(linear, work.expert),
                     output(linear, s.expert_inner + (size_t)r.first[work.expert] * inner, inner, inner, Epilogue::gated));
   }
-  pool_.barrier();
+  pool_.barrier(thread);
   while (claims[5].take(thread, slots, 2, &begin, &end))
     for (int slot = begin; slot < end; slot++) {
       const int expert = r.expert_of[slot];
       const Linear& linear = l.experts_down[expert];
       fill(activations(linear, expert), linear, s.expert_inner + (size_t)slot * inner, slot - r.first[expert]);
     }
-  pool_.barrier();
+  pool_.barrier(thread);
   while (claims[6].take(thread, (int)r.down.size(), 1, &begin, &end)) {
     const Routing::Work& work = r.down[begin];
     const Linear& linear = l.experts_down[work.expert];
     multiply_panels(thread, linear.panels, work.begin, work.end, activations(linear, work.expert),
                     output(linear, s.expert_out + (size_t)r.first[work.expert] * hidden, hidden, hidden, Epilogue::store));
   }
-  pool_.barrier();
+  pool_.barrier(thread);
 
   const bool shared = e.shared_size > 0, gated = l.shared_gate.present();
   if (shared) {

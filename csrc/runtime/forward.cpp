@@ -201,7 +201,7 @@ Model::Activations Model::prepare(int thread, const Linear& linear, int columns,
   int begin, end;
   while (claims.take(thread, columns, columns >= 96 ? 12 : 1, &begin, &end))
     for (int c = begin; c < end; c++) column(a, c);
-  pool_.barrier();
+  pool_.barrier(thread);
   return a;
 }
 
@@ -211,7 +211,7 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
   const Activations a =
       fed ? shape(linear, columns, true, fed_) : prepare(thread, linear, columns, int8, x, stride, norm, claims[0]);
   multiply(thread, linear, a, out, claims[1], follow);
-  pool_.barrier();
+  pool_.barrier(thread);
 }
 
 // Norms and rotates a kv head's key and its query heads in place, and writes key and value to the pages.
@@ -320,10 +320,10 @@ void Model::attend_all(int thread, StepState& s, int layer, Claims& claims) {
     attend(thread, s, layer, begin / parts, begin % parts);
   }
   if (parts > 1) {
-    pool_.barrier();
+    pool_.barrier(thread);
     for (int i = thread; i < tasks; i += pool_.size()) attend(thread, s, layer, i, parts);
   }
-  pool_.barrier();
+  pool_.barrier(thread);
 }
 
 // The product and the attention of a kv head by the same thread, so that no other has to wait for it or gets its lines.
@@ -345,7 +345,7 @@ void Model::attend_by_heads(int thread, StepState& s, int layer, const NormWeigh
       attend(thread, s, layer, i * heads + head, 0);
     }
   }
-  pool_.barrier();
+  pool_.barrier(thread);
 }
 
 // x += scale * attention(norm(x)), in the variants of the spec. In a parallel block the result waits in s.sub.
@@ -364,7 +364,7 @@ void Model::attention_block(int thread, StepState& s, int layer, Claims* claims)
     if (!s.fused) store_all(thread, s, layer, claims[2]);
     if (s.narrows && layer + 1 == spec_.num_layers) {
       if (thread == 0) narrow(s);
-      pool_.barrier();
+      pool_.barrier(thread);
       if (!s.columns) return;
     }
     attend_all(thread, s, layer, claims[3]);
@@ -460,7 +460,7 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
       else
         std::copy(x, x + hidden, states + (size_t)r * hidden);
     }
-  pool_.barrier();
+  pool_.barrier(thread);
   if (s.hidden) return;
   const int vocab = spec_.vocab_size;
   const bool finds_largest = rows == 1 && spec_.final_cap <= 0.0f;
@@ -469,7 +469,7 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
   if (spec_.final_cap > 0.0f) {
     while (claims[3].take(thread, rows, 1, &begin, &end))
       for (int r = begin; r < end; r++) kernels_.soft_cap(s.results + (size_t)r * vocab, vocab, spec_.final_cap);
-    pool_.barrier();
+    pool_.barrier(thread);
   }
   int largest = -1;
   if (finds_largest)

@@ -335,6 +335,14 @@ void read_row(const QuantizedRows& s, int row, float* y) {
   for (int g = 0; g < s.groups(); g++) {
     const float scale = widen(scale_at(s, row, g), s.scale_number);
     const int zero = zero_at(s, row, g), end = std::min(s.inputs, (g + 1) * s.group);
+    if (s.layout == CodeLayout::rows && s.bits == 4 && end == (g + 1) * s.group) {  // what every token's embedding is read from
+      const size_t first = (size_t)row * s.words() + g * s.group / 8;
+      for (int i = 0; i < s.group / 8; i++) {
+        const uint32_t word = word_at(s.codes, first + i);
+        for (int j = 0; j < 8; j++) y[g * s.group + 8 * i + j] = (float)((int)(word >> (4 * j) & 15) - zero) * scale;
+      }
+      continue;
+    }
     for (int k = g * s.group; k < end; k++) y[k] = (float)(code_at(s, row, k) - zero) * scale;
   }
 }

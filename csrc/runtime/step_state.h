@@ -65,6 +65,6 @@ void Model::each_column(int thread, StepState& s, Claims& claims, F f) {
   int begin, end;
   while (claims.take(thread, s.columns, splits_columns(s.columns) ? 12 : 4, &begin, &end))
     for (int c = begin; c < end; c++) f(c);
-  pool_.barrier();
+  pool_.barrier(thread);
 }
 }  // namespace kq
