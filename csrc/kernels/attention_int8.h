@@ -71,6 +71,7 @@ static inline void score_byte_lanes(const KvHead& kv, int token, int end, const 
   for (int l = 0; l < L; l++) {
     const int t = token + l * kLaneTokens + (ahead ? kTokensAhead : 0);
     next_keys[l] = key_codes(kv, t), next_values[l] = value_codes(kv, t);
+    if (ahead) prefetch_near(key_scale(kv, t)), prefetch_near(value_scale(kv, t));
   }
   GroupDotSmall high[R][L], low[R][L];
   const uint8_t* keys[L];
