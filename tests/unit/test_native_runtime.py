@@ -62,7 +62,8 @@ PLAIN = make_tensors(SPEC, quantized=False)
 # Heads of whole panels: a thread goes on from a kv head's product to its attention, and quantizes what that gives.
 WHOLE = make_spec(head_dim=32, rope=RopeSpec("default", 10000.0, 32, 512, {}), tensors=SPEC.tensors | {
     role: f"layers.{{i}}.{role}" for role in ("qkv_bias", "o_bias")})
-MODELS = {"quantized": (SPEC, QUANTIZED), "plain": (SPEC, PLAIN), "whole panels": (WHOLE, make_tensors(WHOLE, quantized=True))}
+MODELS = {"quantized": (SPEC, QUANTIZED), "plain": (SPEC, PLAIN),
+          "whole panels": (WHOLE, make_tensors(WHOLE, quantized=True))}
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SPEC.vocab_size, 300)]
 # Over the end of attention's first chunk of 256. Few: with more threads than processors a barrier takes milliseconds.
 ONE_BY_ONE = [250] + [1] * 10 + [40]
