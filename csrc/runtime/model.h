@@ -118,7 +118,7 @@ class Model {
   void feed(const Linear& from, const Linear& to, const Output& out, int begin, int end, int columns);
   bool splits_columns(int columns) const;  // each thread multiplies its own columns, not its own panels
   int claim(const Panels& panels) const;  // panels a thread takes at a time
-  void expect_stores(int thread, const Linear& linear, const Output& out, const Claims& claims, const Follow& follow) const;
+  void expect_stores(int thread, const Linear& linear, const Output& out, const Claims& claims, const Follow& follow);
   void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow);
   void multiply_panels(int thread, const Panels& panels, int begin, int end, const Activations& a, const Output& out);
   std::vector<Linear*> linears();

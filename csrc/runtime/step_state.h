@@ -1,6 +1,7 @@
 // What all threads of one step share. Private to the runtime's own files.
 #pragma once
 #include <atomic>
+#include <cmath>
 #include <vector>
 
 #include "runtime/model.h"
@@ -59,6 +60,19 @@ struct Model::StepState {
   std::atomic<bool> out_of_memory{false};  // a sampler found none
   std::atomic<bool> rows_lost{false};  // an embedding's file was cut while the model was loaded
 };
+
+// Whether a row comes before the largest so far, as argmax() orders them: numbers before not-a-number, the first among equals.
+inline bool is_larger(const float* y, int row, int largest) {
+  if (std::isnan(y[row]) || std::isnan(y[largest])) return std::isnan(y[largest]) && (!std::isnan(y[row]) || row < largest);
+  return y[row] > y[largest] || (y[row] == y[largest] && row < largest);
+}
+
+inline void add_scaled(float* x, const float* y, int n, float scale) {
+  if (scale == 1.0f)
+    for (int i = 0; i < n; i++) x[i] += y[i];
+  else
+    for (int i = 0; i < n; i++) x[i] += y[i] * scale;
+}
 
 template <class F>
 void Model::each_column(int thread, StepState& s, Claims& claims, F f) {
