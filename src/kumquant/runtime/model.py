@@ -63,6 +63,20 @@ class StepOutput(NamedTuple):
 NO_OUTPUT = StepOutput()
 
 
+class _Process:
+    """The id of this process, without a system call for each step."""
+
+    def __init__(self) -> None:
+        self.note()
+
+    def note(self) -> None:
+        self.id = os.getpid()
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.note)
+
+
 class Model:
     """A model in the native core.
 
@@ -107,7 +121,8 @@ class Model:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise RequestError("value out of range", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
         self.spec = spec
-        self._process = os.getpid()
+        self._process = _process.id
+        self._is_encoder = spec.is_encoder
         threads = threads or len(available_processors())
         try:
             self.native: Any = _native.Model(native_spec(spec), threads, isa or "")
@@ -171,29 +186,23 @@ class Model:
         vocabulary and for logits of an encoder, and in a process that was forked from the one that loaded the model:
         its threads are not there. After an error the sequences may have advanced in part: close or rewind them.
         """
-        if os.getpid() != self._process:
-            raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
+        if _process.id != self._process:
+            raise RequestError("this model was loaded before the process was forked", found=f"process {_process.id}",
                                expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
                                'or let multiprocessing "spawn" its processes.')
-        if self.spec.is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
+        if self._is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
             raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
-        sequences, token_ids, outputs = [], [], []
-        for sequence, new_ids, output in inputs:
-            native = sequence.native
-            needed = native.length + len(new_ids)
-            if needed > sequence.num_pages * PAGE_TOKENS:
-                raise CapacityError(
-                    "a sequence lacks pages", found=sequence.num_pages, expected=pages_for(needed)
-                )
-            if self._rope_depends_on_length and self.spec.rope is not None:
-                length = max(needed, sequence.rope_length)
-                native.set_rope(*inverse_frequencies(self.spec.rope, length))
-            sequences.append(native)
-            token_ids.append(list(new_ids))
-            outputs.append(OUTPUT_CODES[output])
+        if self._rope_depends_on_length:
+            self._set_ropes(inputs)
+        # As little as possible: weights have passed through the caches, so all of this comes from memory.
+        token_ids = [list(item.token_ids) for item in inputs]
         try:
-            choices, logits = self.native.step(pool.native, sequences, token_ids, outputs, pool.activations == "int8")
+            choices, logits = self.native.step(
+                pool.native, [item.sequence.native for item in inputs], token_ids,
+                [OUTPUT_CODES[item.output] for item in inputs], pool.activations == "int8",
+            )
         except (IndexError, ValueError) as error:
+            check_pages(inputs)
             raise RequestError(str(error), where="token ids") from None
         except MemoryError:
             raise CapacityError("the system has no memory for a step of this size",
@@ -204,6 +213,12 @@ class Model:
         if logits is None:
             return [NO_OUTPUT if choice is None else StepOutput(*choice) for choice in choices]
         return [_step_output(item.output, choice, logits) for item, choice in zip(inputs, choices, strict=True)]
+
+    def _set_ropes(self, inputs: SequenceOf[StepInput]) -> None:
+        assert self.spec.rope is not None
+        for sequence, new_ids, _ in inputs:
+            length = max(sequence.length + len(new_ids), sequence.rope_length)
+            sequence.native.set_rope(*inverse_frequencies(self.spec.rope, length))
 
     def logits(self, token_ids: SequenceOf[int], activations: Activations = "int8",
                kv_dtype: KvDtype = "auto") -> np.ndarray:
@@ -242,6 +257,14 @@ def _step_output(output: Output, choice: Any, logits: np.ndarray) -> StepOutput:
         return NO_OUTPUT
     first, rows = choice
     return StepOutput(logits=logits[first : first + rows])
+
+
+def check_pages(inputs: SequenceOf[StepInput]) -> None:
+    """Raises CapacityError for a sequence without pages for its new tokens."""
+    for sequence, new_ids, _ in inputs:
+        needed = pages_for(sequence.length + len(new_ids))
+        if needed > sequence.num_pages:
+            raise CapacityError("a sequence lacks pages", found=sequence.num_pages, expected=needed)
 
 
 def check_kv_dtype(kv_dtype: object) -> None:
