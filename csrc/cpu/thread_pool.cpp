@@ -24,6 +24,8 @@ constexpr int kSpins = 100000;
 constexpr int kSpinsCrowded = 200;
 // Between jobs: long enough for the caller to prepare the next step of a generation, then sleep.
 constexpr int kIdleSpins = 20000;
+// Threads that all read each other's arrivals.
+constexpr int kDirectThreads = 4;
 
 static int usable_processors() {
 #ifdef __linux__
@@ -78,10 +80,12 @@ void ThreadPool::barrier(int thread) {
   if (threads_ == 1) return;
   const uint32_t now = arrivals_[thread].barriers.load(std::memory_order_relaxed) + 1;
   arrivals_[thread].barriers.store(now, std::memory_order_release);
-  for (int i = 0; i < threads_; i++) {
-    const std::atomic<uint32_t>& other = arrivals_[i].barriers;  // may be at the next barrier already
-    spin_until(spins_, [&other, now] { return (int32_t)(other.load(std::memory_order_acquire) - now) >= 0; });
-  }
+  auto wait_for = [&](const std::atomic<uint32_t>& count) {  // may be at the next barrier already
+    spin_until(spins_, [&] { return (int32_t)(count.load(std::memory_order_acquire) - now) >= 0; });
+  };
+  if (threads_ > kDirectThreads && thread) return wait_for(passed_);
+  for (int i = 0; i < threads_; i++) wait_for(arrivals_[i].barriers);
+  if (threads_ > kDirectThreads) passed_.store(now, std::memory_order_release);
 }
 
 void ThreadPool::work(int index) {

@@ -38,11 +38,12 @@ class ThreadPool {
   alignas(64) std::atomic<int> running_{0};
   std::atomic<bool> stop_{false};
   // How many barriers a thread has come to, in a cache line of its own: the others read it, and nobody else writes it, so the last
-  // one's arrival is a single transfer between cores.
+  // one's arrival is a single transfer between cores. Of more than a few threads the first alone reads all and lets the others go.
   struct alignas(64) Arrival {
     std::atomic<uint32_t> barriers{0};
   };
   std::unique_ptr<Arrival[]> arrivals_;
+  alignas(64) std::atomic<uint32_t> passed_{0};  // barriers that the first thread has let the others pass
   std::vector<std::thread> workers_;
 };
 

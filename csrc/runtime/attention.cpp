@@ -105,9 +105,9 @@ void Model::fetch_work(StepState& s, int layer, int work) {
 void Model::attend_all(int thread, StepState& s, int layer, Claims& claims) {
   int begin, end;
   const int tasks = (int)s.tasks.size(), parts = s.task_parts;
-  const int own_end = claims.first(thread + 1, tasks * parts, 1);
+  const int own = claims.first(thread, tasks * parts, 1), own_end = claims.first(thread + 1, tasks * parts, 1);
   while (claims.take(thread, tasks * parts, 1, &begin, &end)) {
-    if (s.fetched_works && begin + s.fetched_works < own_end) fetch_work(s, layer, begin + s.fetched_works);
+    if (s.fetched_works && begin >= own && begin + s.fetched_works < own_end) fetch_work(s, layer, begin + s.fetched_works);
     attend(thread, s, layer, begin / parts, begin % parts);
   }
   if (parts > 1) {

@@ -93,13 +93,13 @@ void Model::finish_results(int thread, StepState& s, Claims* claims) {
       for (int r = begin; r < end; r++) kernels_.soft_cap(s.results + (size_t)r * vocab, vocab, spec_.final_cap);
     pool_.barrier(thread);
   }
-  int largest = -1;
-  if (finds_largest)
-    for (const auto& t : thread_states_)
-      if (t->largest >= 0 && (largest < 0 || is_larger(s.results, t->largest, largest))) largest = t->largest;
   while (claims[4].take(thread, (int)s.inputs.size(), 1, &begin, &end)) {
     StepInput& in = s.inputs[begin];
     if (in.output != StepOutput::sample || !in.sequence->sampler) continue;
+    int largest = -1;
+    if (finds_largest)
+      for (const auto& t : thread_states_)
+        if (t->largest >= 0 && (largest < 0 || is_larger(s.results, t->largest, largest))) largest = t->largest;
     try {
       in.choice = in.sequence->sampler->choose(s.results + (size_t)in.first_row * vocab, vocab, kernels_, largest);
     } catch (const std::bad_alloc&) {  // may not leave a thread of the pool

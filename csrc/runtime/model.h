@@ -110,6 +110,8 @@ class Model {
                const Output& out, Claims* claims, const Follow& follow, bool fed = false);
   Activations prepare(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride, const NormWeights* norm,
                       Claims& claims);
+  bool streams(const Panels& panels, const Activations& a) const;
+  void fetch_ahead(int thread, const Panels& next, const Claims& claims) const;
   Panels followed(int thread, const Panels& panels, int chunk, const Linear* next, const Claims& claims) const;
   // Whether a product's outputs are quantized for the next one claim by claim, and attention's by kv heads.
   bool feeds(const Linear& from, const Linear& to, const StepState& s) const;
@@ -117,7 +119,7 @@ class Model {
   // Quantizes for `to` what panels [begin, end) of `from` stored.
   void feed(const Linear& from, const Linear& to, const Output& out, int begin, int end, int columns);
   bool splits_columns(int columns) const;  // each thread multiplies its own columns, not its own panels
-  int claim(const Panels& panels) const;  // panels a thread takes at a time
+  int claim(const Panels& panels) const;  // the fewest panels that a thread takes at a time
   void expect_stores(int thread, const Linear& linear, const Output& out, const Claims& claims, const Follow& follow);
   void multiply(int thread, const Linear& linear, const Activations& a, const Output& out, Claims& claims, const Follow& follow);
   void multiply_panels(int thread, const Panels& panels, int begin, int end, const Activations& a, const Output& out);

@@ -51,9 +51,9 @@ struct RowOrder {
   int head_rows() const { return q_rows + 2 * kv_rows; }
 };
 
-// Parts are stacked along the rows. release: source pages
-// are given back to the system as they are consumed (they must be a read-only file mapping). Sources are not touched when the arena
-// is filled already. Throws std::invalid_argument when the parts do not fit together or no kernel knows their layout.
+// Parts are stacked along the rows. release: source pages are given back to the system as they are consumed, or all at the end where
+// rows come in another order (they must be a read-only file mapping). Sources are not touched when the arena is filled already.
+// Throws std::invalid_argument when the parts do not fit together or no kernel knows their layout.
 Panels pack(const std::vector<QuantizedRows>& parts, const RowOrder& order, bool release, Arena& arena, ThreadPool& pool,
             const Kernels& kernels);
 Panels pack(const std::vector<PlainRows>& parts, const RowOrder& order, bool release, Arena& arena, ThreadPool& pool);

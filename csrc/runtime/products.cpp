@@ -1,6 +1,5 @@
 // A matrix times activations, on all threads of the pool at once: who multiplies what, what is read ahead, what comes out quantized.
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/prefetch.h"
 #include "runtime/step_state.h"
@@ -9,6 +8,7 @@ namespace kq {
 namespace {
 constexpr int kOwnColumns = 40;           // columns for each thread from which each keeps to its own (model.cpp: kBlockThreads)
 constexpr size_t kClaimBytes = 12 << 10;  // weights worth the cost of a claim
+constexpr int kExpectedRows = 8192;       // more are the head's, whose lines no other core has read
 }  // namespace
 
 Model::Activations Model::shape(const Linear& linear, int columns, bool int8, Buffers& b) const {
@@ -102,7 +102,7 @@ void Model::expect_stores(int thread, const Linear& linear, const Output& out, c
   const int halves = p.interleaved ? 2 : 1, chunk = claim(p);
   const int row = claims.first(thread, p.num_panels, chunk) / halves * kPanelRows;
   const int end = std::min(claims.first(thread + 1, p.num_panels, chunk) / halves * kPanelRows, out.rows);
-  if (row >= end || follow.finds_largest) return;
+  if (pool_.size() == 1 || row >= end || end - row > kExpectedRows) return;
   if (follow.feeds) {
     const Activations a = shape(*follow.next, 1, true, fed_);
     const int group = follow.next->panels.group, first_group = row / group, groups = end / group - first_group;
@@ -117,6 +117,16 @@ void Model::expect_stores(int thread, const Linear& linear, const Output& out, c
 // With many columns each thread keeps to its own through all phases: what it made is still in its caches, and little has to
 // come from another core's. With few, weights are most of what is read, and each thread keeps to its own panels.
 bool Model::splits_columns(int columns) const { return pool_.size() > 1 && columns >= kOwnColumns * pool_.size(); }
+
+// Whether the kernel itself asks for weights ahead, across the end of a thread's part.
+bool Model::streams(const Panels& p, const Activations& a) const { return a.int8 && p.code_bits == 4 && p.cached; }
+
+// Asks for what this thread will read first in the next product, while it would only wait.
+void Model::fetch_ahead(int thread, const Panels& next, const Claims& claims) const {
+  if (!next.cached || !next.num_panels) return;
+  const uint8_t *from = part_of(next, claim(next), thread, claims), *end = next.data + next.num_panels * next.panel_bytes;
+  for (size_t i = 0; i < kFetchAhead && from + i < end; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
 
 // The panels for a thread that takes them in chunks and goes on with another product.
 Panels Model::followed(int thread, const Panels& panels, int chunk, const Linear* next, const Claims& claims) const {
@@ -162,7 +172,7 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
   }
 }
 
-// x, normed and quantized, or what made x has quantized it already. With several columns the threads share the work and meet.
+// x, normed and quantized. With several columns the threads share the work and meet.
 Model::Activations Model::prepare(int thread, const Linear& linear, int columns, bool int8, const float* x, size_t stride,
                                   const NormWeights* norm, Claims& claims) {
   ThreadState& t = *thread_states_[thread];
@@ -197,6 +207,7 @@ void Model::product(int thread, const Linear& linear, int columns, bool int8, co
   const Activations a =
       fed ? shape(linear, columns, true, fed_) : prepare(thread, linear, columns, int8, x, stride, norm, claims[0]);
   multiply(thread, linear, a, out, claims[1], follow);
+  if (columns == 1 && !streams(linear.panels, a) && follow.next) fetch_ahead(thread, follow.next->panels, claims[1]);
   pool_.barrier(thread);
 }
 }  // namespace kq

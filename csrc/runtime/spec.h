@@ -38,7 +38,9 @@ struct DecoderSpec {
   int share() const { return num_heads / num_kv_heads; }  // query heads of a kv head
   // Whether the queries, key and value of a kv head stand together in a row of the fused product, so that one thread can
   // go on from its panels to its attention; else all queries, all keys, all values.
-  bool heads_together() const { return head_dim % kPanelRows == 0 && !qk_norm_over_all; }
+  bool heads_together() const {
+    return num_kv_heads > 0 && num_heads % num_kv_heads == 0 && head_dim % kPanelRows == 0 && !qk_norm_over_all;
+  }
   int head_rows() const { return (share() + 2) * head_dim; }
   size_t query_at(int head) const {
     return (size_t)head * head_dim + (heads_together() ? (size_t)head / share() * 2 * head_dim : 0);

@@ -36,6 +36,15 @@ def test_specs_whose_sizes_overflow(changes, what):
         native_model(**changes)
 
 
+@pytest.mark.parametrize("changes", [{"num_heads": 7, "num_kv_heads": 4}, {"num_heads": 2, "num_kv_heads": 4}])
+def test_a_bias_of_heads_that_do_not_divide(changes):
+    heads = changes["num_heads"] + 2 * changes["num_kv_heads"]
+    model = native_model(head_dim=16, **changes)
+    model.set_vector("qkv_bias", 0, np.ones(heads * 16, np.float32))
+    with pytest.raises(ValueError, match="do not share"):
+        model.check()
+
+
 @pytest.mark.parametrize("role", ["embed", "positions", "token_types"])
 def test_a_table_of_another_width(role):
     model = Model.from_arrays(SPEC, PLAIN, threads=1).native

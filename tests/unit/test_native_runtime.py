@@ -62,8 +62,11 @@ PLAIN = make_tensors(SPEC, quantized=False)
 # Heads of whole panels: a thread goes on from a kv head's product to its attention, and quantizes what that gives.
 WHOLE = make_spec(head_dim=32, rope=RopeSpec("default", 10000.0, 32, 512, {}), tensors=SPEC.tensors | {
     role: f"layers.{{i}}.{role}" for role in ("qkv_bias", "o_bias")})
+# As many heads for each of two or three threads.
+MANY = make_spec(head_dim=16, num_kv_heads=6, rope=RopeSpec("default", 10000.0, 16, 512, {}))
 MODELS = {"quantized": (SPEC, QUANTIZED), "plain": (SPEC, PLAIN),
-          "whole panels": (WHOLE, make_tensors(WHOLE, quantized=True))}
+          "whole panels": (WHOLE, make_tensors(WHOLE, quantized=True)),
+          "many heads": (MANY, make_tensors(MANY, quantized=True))}
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SPEC.vocab_size, 300)]
 # Over the end of attention's first chunk of 256. Few: with more threads than processors a barrier takes milliseconds.
 ONE_BY_ONE = [250] + [1] * 10 + [40]
@@ -189,6 +192,21 @@ def test_a_batch_gives_every_sequence_what_it_gets_alone(isa, name, kv_dtype):
     assert done == [len(p) for p in prompts]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_last_layer_of_few_tokens_after_layers_of_many(name):
+    """Each thread multiplies columns of its own until then."""
+    model, grown_before = Model.from_arrays(*MODELS[name], threads=2), _native.kernels.late_growths()
+    pool = model.new_pool(2 * model.pages_for(100), "int8")
+    sequences = [model.new_sequence(pool) for _ in range(2)]
+    for sequence in sequences:
+        sequence.add_pages(pool.allocate(model.pages_for(100)))
+    prompts = TOKENS[:90], TOKENS[90:190]
+    found = model.step(pool, [StepInput(sequence, prompt, "last") for sequence, prompt in zip(sequences, prompts)])
+    for output, tokens in zip(found, prompts, strict=True):
+        assert output.logits.tobytes() == model.logits(tokens)[-1:].tobytes()
+    assert _native.kernels.late_growths() == grown_before
+
+
 def test_reused_pages_leave_no_trace():
     model = Model.from_arrays(SPEC, QUANTIZED, threads=2)
     pool = model.new_pool(4, "int8")
@@ -235,6 +253,8 @@ def test_impossible_steps_are_refused():
             model.step(pool, [StepInput(sequence, [bad], "last")])
     with pytest.raises(RequestError, match="at least one token"):
         model.step(pool, [StepInput(sequence, [], "last")])
+    with pytest.raises(CapacityError, match="lacks pages"):  # whatever else is wrong
+        model.step(pool, [StepInput(sequence, [-1], "last"), StepInput(model.new_sequence(pool), [1], "last")])
     with pytest.raises(RequestError, match="twice"):
         model.step(pool, [StepInput(sequence, [1], "last")] * 2)
     assert sequence.length == 0

@@ -63,20 +63,6 @@ class StepOutput(NamedTuple):
 NO_OUTPUT = StepOutput()
 
 
-class _Process:
-    """The id of this process, without a system call for each step."""
-
-    def __init__(self) -> None:
-        self.note()
-
-    def note(self) -> None:
-        self.id = os.getpid()
-
-
-_process = _Process()
-os.register_at_fork(after_in_child=_process.note)
-
-
 class Model:
     """A model in the native core.
 
@@ -121,7 +107,7 @@ class Model:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise RequestError("value out of range", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
         self.spec = spec
-        self._process = _process.id
+        self._process = os.getpid()
         self._is_encoder = spec.is_encoder
         threads = threads or len(available_processors())
         try:
@@ -186,8 +172,8 @@ class Model:
         vocabulary and for logits of an encoder, and in a process that was forked from the one that loaded the model:
         its threads are not there. After an error the sequences may have advanced in part: close or rewind them.
         """
-        if _process.id != self._process:
-            raise RequestError("this model was loaded before the process was forked", found=f"process {_process.id}",
+        if os.getpid() != self._process:
+            raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
                                expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
                                'or let multiprocessing "spawn" its processes.')
         if self._is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
@@ -202,8 +188,7 @@ class Model:
                 [OUTPUT_CODES[item.output] for item in inputs], pool.activations == "int8",
             )
         except (IndexError, ValueError) as error:
-            check_pages(inputs)
-            raise RequestError(str(error), where="token ids") from None
+            raise lacks_pages(inputs) or RequestError(str(error), where="token ids") from None
         except MemoryError:
             raise CapacityError("the system has no memory for a step of this size",
                                 found=f"{sum(map(len, token_ids))} tokens of {len(token_ids)} sequences",
@@ -259,12 +244,13 @@ def _step_output(output: Output, choice: Any, logits: np.ndarray) -> StepOutput:
     return StepOutput(logits=logits[first : first + rows])
 
 
-def check_pages(inputs: SequenceOf[StepInput]) -> None:
-    """Raises CapacityError for a sequence without pages for its new tokens."""
+def lacks_pages(inputs: SequenceOf[StepInput]) -> CapacityError | None:
+    """The error of the first sequence that has no pages for its new tokens."""
     for sequence, new_ids, _ in inputs:
         needed = pages_for(sequence.length + len(new_ids))
         if needed > sequence.num_pages:
-            raise CapacityError("a sequence lacks pages", found=sequence.num_pages, expected=needed)
+            return CapacityError("a sequence lacks pages", found=sequence.num_pages, expected=needed)
+    return None
 
 
 def check_kv_dtype(kv_dtype: object) -> None:
