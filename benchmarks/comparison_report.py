@@ -7,7 +7,8 @@ prints the tables, or puts them into a page in place of what follows its heading
 A cell is the median over rounds (lowest–highest). A peer counts with the setting that has the better median of the
 measure. "× the best" is Kumquant's figure over that of the best peer within one round, then the median of those
 (lowest–highest); for times and memory, below 1 is better. "Of the limit" is Kumquant's share of what limits.c read in
-the same round.
+the same round. Where rounds differ in where the two cores sat, told by their round trip beside the limits, a second
+table splits them; a virtual machine may have moved within a round all the same.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ UNITS: dict[str, tuple[str, float]] = {  # what is not tokens/s: how it is calle
 }
 MEASURES = ("prefill 512", "decode @0", "decode @512", "decode @4096", "batch 8", "batch 32", *UNITS)
 
+SPLIT_MEASURES = ("prefill 512", "decode @0", "decode @512", "decode @4096", "batch 8", "batch 32")
+TWO_CHIPLETS_NS = 200  # round trips are 50 to 95 ns within a chiplet, 310 to 390 between two
+
 Values = dict[int, float]  # round -> figure
 Figures = dict[tuple[str, str, str], Values]  # (engine, setting, measure) -> round -> figure
 
@@ -55,6 +59,7 @@ def report(found: dict[str, Any]) -> str:
             block = [entry for entry in entries if (entry["model"], entry["threads"]) == (name, threads)]
             if block:
                 lines += [f"## {name}, {threads} thread{'s' if threads > 1 else ''}", "", *table(block, shape), ""]
+                lines += table_by_place(block, shape)
     return "\n".join(lines)
 
 
@@ -79,6 +84,25 @@ def table(block: list[dict[str, Any]], shape: Shape) -> list[str]:
         for setting, ours in sorted(own.items(), key=lambda one: one[0] != "default"):
             lines.append(row(measure, setting, ours, best, share_of_limit(measure, ours, shape, limits)))
     return [*lines, "", "Alongside: " + "; ".join(f"{what} {cell(values)}" for what, values in limits.items()) + "."]
+
+
+def table_by_place(block: list[dict[str, Any]], shape: Shape) -> list[str]:
+    """Kumquant's rows once more, rounds on one chiplet and on two apart; nothing where all were alike."""
+    trips = {entry["round"]: entry["limits"].get("round trip, ns", 0.0) for entry in block if "limits" in entry}
+    places = {"one chiplet": {number for number, trip in trips.items() if 0 < trip < TWO_CHIPLETS_NS},
+              "two chiplets": {number for number, trip in trips.items() if trip >= TWO_CHIPLETS_NS}}
+    if not all(places.values()):
+        return []
+    lines = ["| | place | rounds | Kumquant | × the best | of the limit |", "|---" * 6 + "|"]
+    for place, rounds in places.items():
+        there = [entry for entry in block if entry["round"] in rounds]
+        for line in table(there, shape)[2:]:
+            cells = [one.strip() for one in line.strip("|").split("|")]
+            if cells[0].split(",")[0] in SPLIT_MEASURES:
+                measured = {entry["round"] for entry in there if entry.get("engine") == "kumquant"
+                            and cells[0].split(",")[0] in entry.get("figures", {})}
+                lines.append(f"| {cells[0]} | {place} | {len(measured)} | {cells[1]} | {cells[-2]} | {cells[-1]} |")
+    return [*lines, ""]
 
 
 def at_better_setting(figures: Figures, peer: str, measure: str) -> tuple[str, Values] | None:
