@@ -13,7 +13,7 @@ from ..errors import RequestError
 from ..models import TensorCache
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput, panels_paths
+from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput, fetch_in_huge_pages, panels_paths
 from .machine import cpu_name, peak_rss_bytes
 from .workload import BATCH_CONTEXT, FIRST_TOKEN_PROMPT, Workload
 
@@ -204,11 +204,17 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def _warm_page_cache(folder: Path) -> None:
-    """Read shards and panels file once through a small buffer, so that opening is measured without the disk."""
+    """Read shards and panels file once through a small buffer, so that opening is measured without the disk.
+
+    What is not there yet of a panels file comes as the model's last opening would have left it.
+    """
     cache = TensorCache.open(folder)
     buffer = bytearray(READ_BYTES)
-    for path in (*(cache.folder / shard.data_path for shard in cache.manifest.shards), *panels_paths(cache.folder)):
+    panels = panels_paths(cache.folder)
+    for path in (*(cache.folder / shard.data_path for shard in cache.manifest.shards), *panels):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
+                if path in panels:
+                    fetch_in_huge_pages(file.fileno())
                 while file.readinto(buffer):
                     pass

@@ -2,7 +2,7 @@
 
 from .model import KV_DTYPES, KvDtype, Model, StepInput, StepOutput, check_kv_dtype
 from .pages import PagePool
-from .panels import panels_paths, verify_panels
+from .panels import fetch_in_huge_pages, panels_paths, verify_panels
 from .panels_writer import PackReport, pack, remove_panels
 from .sampler import SamplerConfig
 from .sequence import Sequence
@@ -18,6 +18,7 @@ __all__ = [
     "StepInput",
     "StepOutput",
     "check_kv_dtype",
+    "fetch_in_huge_pages",
     "pack",
     "panels_paths",
     "remove_panels",
