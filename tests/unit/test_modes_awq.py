@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from checkpoints_for_tests import TINY_LLAMA, llama_shapes, random_tensors, tiny_llama, write_checkpoint
 from packed_for_tests import Quantized, awq, config_of, gptq, random_layer
+from test_native_runtime import run_in_chunks
 
 from kumquant import LLM, TensorCache
 from kumquant.convert import convert
@@ -92,6 +93,7 @@ def test_it_decodes_and_runs(tmp_path: Path) -> None:
     with LLM(tmp_path / "out", threads=2) as llm:
         assert np.abs(llm.logits(tokens, activations="float32") - expected).max() <= 1e-5 * scale
         assert np.abs(llm.logits(tokens) - expected).max() <= 0.1 * scale
+        assert run_in_chunks(llm.model, tokens, [12] + [1] * 8, "int8").tobytes() == llm.logits(tokens).tobytes()
 
 
 def test_other_modes_come_from_the_same_checkpoint(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints_for_tests import tiny_llama
+from test_native_runtime import run_in_chunks
 
 from kumquant import LLM, TensorCache
 from kumquant.cli import main
 from kumquant.convert import convert
 from kumquant.errors import UnsupportedError
 from kumquant.models import FAMILIES, support
+from kumquant.runtime import Model
 from kumquant.runtime.reference import forward
 from kumquant.schemes import SCHEMES, scheme_named
 
@@ -38,6 +40,19 @@ def test_what_it_says_of_modes_is_what_convert_does(tmp_path: Path) -> None:
         else:
             with pytest.raises(UnsupportedError, match=mode.name):
                 convert(source, tmp_path / mode.name, mode.name)
+
+
+@pytest.mark.parametrize("mode", [name for name, scheme in SCHEMES.items()
+                                  if scheme.can_run and scheme.can_convert and scheme.storage in ("plain", "groups")])
+def test_single_tokens_on_two_threads_give_the_bits_of_a_prompt_on_one(tmp_path: Path, mode: str) -> None:
+    """Heads of whole panels: a thread goes on from a kv head's product to its attention, in every layout of panels."""
+    convert(tiny_llama(tmp_path / "source", hidden_size=160, intermediate_size=200, num_attention_heads=4,
+                       num_key_value_heads=2, head_dim=48), tmp_path / "out", mode)
+    one, two = (Model(TensorCache.open(tmp_path / "out"), threads=threads) for threads in (1, 2))
+    tokens = np.random.default_rng(0).integers(0, one.vocab_size, 30).tolist()
+    want = one.logits(tokens)
+    assert np.isfinite(want).all() and want.std() > 0
+    assert run_in_chunks(two, tokens, [20] + [1] * 10, "int8").tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("mode", [name for name, scheme in SCHEMES.items() if scheme.storage in ("plain", "groups")])
