@@ -33,9 +33,8 @@ UNITS: dict[str, tuple[str, float]] = {  # what is not tokens/s: how it is calle
     "peak memory": ("peak memory at the first token, MB", 1e-6),
     "peak memory, 512 and decode": ("peak memory, prefill and decode, MB", 1e-6),
 }
-MEASURES = ("prefill 512", "decode @0", "decode @512", "decode @4096", "batch 8", "batch 32", *UNITS)
-
-SPLIT_MEASURES = ("prefill 512", "decode @0", "decode @512", "decode @4096", "batch 8", "batch 32")
+SPEEDS = ("prefill 512", "decode @0", "decode @512", "decode @4096", "batch 8", "batch 32")
+MEASURES = (*SPEEDS, *UNITS)
 TWO_CHIPLETS_NS = 200  # round trips are 50 to 95 ns within a chiplet, 310 to 390 between two
 
 Values = dict[int, float]  # round -> figure
@@ -98,9 +97,10 @@ def table_by_place(block: list[dict[str, Any]], shape: Shape) -> list[str]:
         there = [entry for entry in block if entry["round"] in rounds]
         for line in table(there, shape)[2:]:
             cells = [one.strip() for one in line.strip("|").split("|")]
-            if cells[0].split(",")[0] in SPLIT_MEASURES:
-                measured = {entry["round"] for entry in there if entry.get("engine") == "kumquant"
-                            and cells[0].split(",")[0] in entry.get("figures", {})}
+            measure = cells[0].split(",")[0]
+            if measure in SPEEDS:
+                measured = {entry["round"] for entry in there
+                            if entry.get("engine") == "kumquant" and measure in entry["figures"]}
                 lines.append(f"| {cells[0]} | {place} | {len(measured)} | {cells[1]} | {cells[-2]} | {cells[-1]} |")
     return [*lines, ""]
 

@@ -1,9 +1,16 @@
-// Asking for cache lines that will be written: another core gives up its copy now, not when the store has to wait for it.
+// Asking for cache lines before they are needed.
 #pragma once
 #include <stddef.h>
 
 namespace kq {
 
+// Into the second cache.
+inline void prefetch_near(const void* from, size_t bytes) {
+  const char* p = static_cast<const char*>(from);
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+// To be written: another core gives up its copy now, not when the store has to wait for it.
 inline void prefetch_write(const void* from, size_t bytes) {
   const char* p = static_cast<const char*>(from);
   for (size_t i = 0; i < bytes; i += 64) {

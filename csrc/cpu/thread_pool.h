@@ -59,23 +59,21 @@ class Claims {
   int first(int thread, int total, int chunk) const { return share((total + chunk - 1) / chunk, thread) * chunk; }
   // Next [begin, end) of `total` items in chunks of `chunk`; false when none are left. Chunks start at multiples of `chunk`.
   bool take(int thread, int total, int chunk, int* begin, int* end) {
-    const int chunks = (total + chunk - 1) / chunk;
-    for (int i = 0; i < threads_; i++) {
-      const int owner = thread + i < threads_ ? thread + i : thread + i - threads_;
-      const int first = share(chunks, owner), last = share(chunks, owner + 1);
-      std::atomic<int>& next = next_[owner].at;
-      if (next.load(std::memory_order_relaxed) >= last - first) continue;
-      const int c = first + next.fetch_add(1, std::memory_order_relaxed);
-      if (c >= last) continue;
-      *begin = c * chunk;
-      *end = *begin + chunk < total ? *begin + chunk : total;
-      return true;
-    }
-    return false;
+    return take_some(thread, total, chunk, begin, end, [](int) { return 1; });
   }
   // The same, half of what is left of a part at a time: fewer claims, each of which waits until the thread's stores have
   // reached its cache, and still something left for others to help with.
   bool take_half(int thread, int total, int chunk, int* begin, int* end) {
+    return take_some(thread, total, chunk, begin, end, [](int left) { return (left + 1) / 2; });
+  }
+
+ private:
+  struct alignas(64) Next {
+    std::atomic<int> at{0};
+  };
+  // size(left): chunks to claim of those that are left of a part.
+  template <class Size>
+  bool take_some(int thread, int total, int chunk, int* begin, int* end, Size size) {
     const int chunks = (total + chunk - 1) / chunk;
     for (int i = 0; i < threads_; i++) {
       const int owner = thread + i < threads_ ? thread + i : thread + i - threads_;
@@ -83,19 +81,14 @@ class Claims {
       std::atomic<int>& next = next_[owner].at;
       const int left = last - first - next.load(std::memory_order_relaxed);
       if (left <= 0) continue;
-      const int half = (left + 1) / 2, c = first + next.fetch_add(half, std::memory_order_relaxed);
+      const int count = size(left), c = first + next.fetch_add(count, std::memory_order_relaxed);
       if (c >= last) continue;
       *begin = c * chunk;
-      *end = std::min(std::min(c + half, last) * chunk, total);
+      *end = std::min(std::min(c + count, last) * chunk, total);
       return true;
     }
     return false;
   }
-
- private:
-  struct alignas(64) Next {
-    std::atomic<int> at{0};
-  };
   int share(int chunks, int thread) const { return (int)((int64_t)chunks * thread / threads_); }
 
   std::unique_ptr<Next[]> next_;

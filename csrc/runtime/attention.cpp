@@ -11,7 +11,7 @@ void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
   const Token& t = s.tokens[column];
   const int dim = spec_.head_dim, half = spec_.rope_dim / 2, share = spec_.share();
   float* row = s.qkv + (size_t)column * spec_.qkv_size();
-  float *k = row + spec_.key_at(kv_head), *v = row + spec_.value_at(kv_head);
+  float *q = row + spec_.query_at(kv_head * share), *k = row + spec_.key_at(kv_head), *v = row + spec_.value_at(kv_head);
   const int rope = spec_.layer_rope[layer];
   const float* cos = rope < 0 ? nullptr : t.own_rope && rope == 0 ? t.own_rope : &ropes_[rope].table[(size_t)t.position * 2 * half];
   auto clip = [&](float* head) {
@@ -23,7 +23,7 @@ void Model::rotate_and_store(StepState& s, int layer, int column, int kv_head) {
     if (spec_.qk_norm && !spec_.qk_norm_over_all) kernels_.rms_norm(head, norm.data(), head, dim, spec_.norm_eps);
     if (cos) kernels_.rope(head, half, cos, cos + half, spec_.rope_interleaved);
   };
-  for (int g = 0; g < share; g++) rotate(row + spec_.query_at(kv_head * share + g), l.q_norm);
+  for (int g = 0; g < share; g++) rotate(q + g * dim, l.q_norm);
   rotate(k, l.k_norm);
   clip(v);
   KvHead kv = s.pages.head(spec_, layer, kv_head, s.inputs[t.input].sequence->pages.data());
@@ -42,12 +42,13 @@ void Model::attend(int thread, StepState& s, int layer, int index, int part) {
   const float scale = spec_.attention_scale;
   const int base = s.first_column[task.input] + task.first;
   const StepInput& in = s.inputs[task.input];
+  const float* queries = s.qkv + spec_.query_at(task.kv_head * share);
   for (int i = 0; i < task.count; i++) {
     const int column = base + i, position = s.tokens[column].position;
     if (s.fused) rotate_and_store(s, layer, column, task.kv_head);
     for (int g = 0; g < share; g++) {
       const int r = i * share + g, head = task.kv_head * share + g;
-      const float* source = s.qkv + (size_t)column * spec_.qkv_size() + spec_.query_at(head);
+      const float* source = queries + (size_t)column * spec_.qkv_size() + g * dim;
       for (int d = 0; d < dim; d++) q[(size_t)r * dim + d] = source[d] * scale;
       first[r] = window > 0 ? std::max(0, position - window + 1) : 0;
       last[r] = spec_.causal ? position : in.sequence->length + in.count - 1;

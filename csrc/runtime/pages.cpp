@@ -4,16 +4,14 @@
 
 #include <new>
 
+#include "cpu/prefetch.h"
+
 namespace kq {
 namespace {
 constexpr size_t kHugeFrom = 128 << 10;  // bytes of a page
 
 // An encoder reads a layer's keys and values within the step that writes them: one layer's room serves all.
 int kept_layers(const DecoderSpec& spec) { return spec.causal ? spec.num_layers : 1; }
-
-void fetch_bytes(const uint8_t* from, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
-}
 
 size_t key_bytes(const DecoderSpec& spec, KvNumber number) {
   return (size_t)kPageTokens * (number == KvNumber::i8 ? quad_dim(spec.head_dim) : spec.head_dim) * size_of(number);
@@ -55,9 +53,9 @@ void PagePool::fetch(const KvHead& kv, int begin, int end) const {
   for (int t = begin / kLaneTokens * kLaneTokens; t < end; t += kLaneTokens) {
     const uint8_t* page = kv.pool + (size_t)kv.pages[t / kPageTokens] * kv.page_bytes;
     const int at = t % kPageTokens;
-    fetch_bytes(page + kv.key_offset + at / kLaneTokens * lane_bytes, lane_bytes);
-    fetch_bytes(page + kv.value_offset + at * value_bytes, kLaneTokens * value_bytes);
-    if (at == 0 || t <= begin) fetch_bytes(page + kv.scale_offset, scale_bytes_);
+    prefetch_near(page + kv.key_offset + at / kLaneTokens * lane_bytes, lane_bytes);
+    prefetch_near(page + kv.value_offset + at * value_bytes, kLaneTokens * value_bytes);
+    if (at == 0 || t <= begin) prefetch_near(page + kv.scale_offset, scale_bytes_);
   }
 }
 }  // namespace kq

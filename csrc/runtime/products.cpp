@@ -71,7 +71,7 @@ int Model::claim(const Panels& p) const {
   return (enough + whole - 1) / whole * whole;
 }
 
-// Both need whole groups. With many columns a pass of its own is faster: a tile's columns then come one after the other.
+// Both need whole groups. Many columns take a pass of their own: a tile's then come one after the other.
 bool Model::feeds(const Linear& from, const Linear& to, const StepState& s) const {
   const int chunk = claim(from.panels), rows = kPanelRows * chunk / (from.panels.interleaved ? 2 : 1);
   return s.int8 && to.panels.quantized && !splits_columns(s.columns) && (chunk >= from.panels.num_panels || rows % to.panels.group == 0);
@@ -125,7 +125,7 @@ bool Model::streams(const Panels& p, const Activations& a) const { return a.int8
 void Model::fetch_ahead(int thread, const Panels& next, const Claims& claims) const {
   if (!next.cached || !next.num_panels) return;
   const uint8_t *from = part_of(next, claim(next), thread, claims), *end = next.data + next.num_panels * next.panel_bytes;
-  for (size_t i = 0; i < kFetchAhead && from + i < end; i += 64) __builtin_prefetch(from + i, 0, 2);
+  if (from < end) prefetch_near(from, std::min(kFetchAhead, (size_t)(end - from)));
 }
 
 // The panels for a thread that takes them in chunks and goes on with another product.

@@ -108,7 +108,6 @@ class Model:
             raise RequestError("value out of range", where="threads", found=threads, expected=f"1 to {MAX_THREADS}")
         self.spec = spec
         self._process = os.getpid()
-        self._is_encoder = spec.is_encoder
         threads = threads or len(available_processors())
         try:
             self.native: Any = _native.Model(native_spec(spec), threads, isa or "")
@@ -176,7 +175,7 @@ class Model:
             raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
                                expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
                                'or let multiprocessing "spawn" its processes.')
-        if self._is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
+        if self.spec.is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
             raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
         if self._rope_depends_on_length:
             self._set_ropes(inputs)
