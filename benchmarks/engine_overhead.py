@@ -4,14 +4,15 @@
 
 CACHE needs a tokenizer, or borrows the files of another model's FOLDER (random weights do not care what their tokens
 mean). For each batch size and way of calling, the same sequences decode twice in every round: through the native core
-alone, token ids fed back by a bare loop, and through the engine. In the engine run every native call is timed too, so
-three numbers come of it, medians over all decode steps and rounds:
+alone, token ids fed back by a bare loop, one step a call, and through the engine. In the engine run every native call
+is timed too, so three numbers come of it, medians over all decode steps and rounds:
 
 * bare: a step of the bare loop;
-* engine: from one native call's begin to the next one's, everything in between included;
+* engine: from one native call's begin to the next one's, everything in between included, divided by the call's steps;
 * between: the part of that which is spent outside the native call.
 
-"added" is engine / bare - 1. The bare loop draws with the same sampler.
+"added" is engine / bare - 1. The bare loop draws with the same sampler. "steps": how many an engine's call has, on
+average.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Row:
     bare_us: float
     engine_us: float
     between_us: float
+    steps: float
 
     @property
     def added(self) -> float:
@@ -78,12 +80,21 @@ WAYS = (
 )
 
 
+@dataclass(frozen=True)
+class Call:
+    """A native call of one or more steps, by time.perf_counter()."""
+
+    begin: float
+    end: float
+    steps: int
+
+
 class TimedNative:
-    """The native model, with the begin and the end of every step noted."""
+    """The native model, with every call that runs steps noted."""
 
     def __init__(self, native: Any) -> None:
         self._native = native
-        self.calls: list[tuple[float, float]] = []
+        self.calls: list[Call] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._native, name)
@@ -91,7 +102,13 @@ class TimedNative:
     def step(self, *arguments: Any) -> Any:
         begin = time.perf_counter()
         result = self._native.step(*arguments)
-        self.calls.append((begin, time.perf_counter()))
+        self.calls.append(Call(begin, time.perf_counter(), 1))
+        return result
+
+    def decode(self, *arguments: Any) -> Any:
+        begin = time.perf_counter()
+        result = self._native.decode(*arguments)
+        self.calls.append(Call(begin, time.perf_counter(), len(result[0])))
         return result
 
 
@@ -122,30 +139,39 @@ def bare_steps(model: Model, prompts: list[list[int]], params: SamplingParams, c
     return seconds
 
 
-def engine_steps(llm: LLM, way: Way, prompts: list[list[int]], params: SamplingParams) -> list[tuple[float, float]]:
-    """Seconds of each decode step, and those of them spent outside the native call."""
+def engine_calls(llm: LLM, way: Way, prompts: list[list[int]], params: SamplingParams) -> list[Call]:
+    """The native calls of a run through the engine, the prompts' first."""
     timed = TimedNative(llm.model.native)
     llm.model.native = timed
     try:
         way.run(llm, prompts, params)
     finally:
         llm.model.native = timed._native
-    decode = timed.calls[1:]  # the first call is the prompts'
-    return [(after[0] - before[0], after[0] - before[1]) for before, after in itertools.pairwise(decode)]
+    return timed.calls
+
+
+def by_step(calls: list[Call]) -> Iterator[tuple[float, float]]:
+    """Seconds of each decode step, and those of them spent outside the native call."""
+    for call, after in itertools.pairwise(calls[1:]):
+        for _ in range(call.steps):
+            yield (after.begin - call.begin) / call.steps, (after.begin - call.end) / call.steps
 
 
 def measure(llm: LLM, way: Way, batch: int, tokens: int, rounds: int) -> Row:
     prompts = prompts_of(llm, batch)
-    bare, steps = [], []
+    bare: list[float] = []
+    steps: list[tuple[float, float]] = []
+    in_calls: list[int] = []
     for number in range(rounds + 1):
         params = SamplingParams(max_tokens=tokens, ignore_eos=True, seed=number, **way.sampling)
         one_bare = bare_steps(llm.model, prompts, params, tokens - 1)
-        one_engine = engine_steps(llm, way, prompts, params)
+        calls = engine_calls(llm, way, prompts, params)
         if number:  # the first round only warms up
             bare += one_bare
-            steps += one_engine
+            steps += by_step(calls)
+            in_calls += [call.steps for call in calls[1:]]
     return Row(way.name, batch, statistics.median(bare) * 1e6, statistics.median(whole for whole, _ in steps) * 1e6,
-               statistics.median(between for _, between in steps) * 1e6)
+               statistics.median(between for _, between in steps) * 1e6, statistics.fmean(in_calls))
 
 
 def with_tokenizer(cache: Path, tokenizer: Path | None, folder: Path) -> Path:
@@ -181,11 +207,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the rows there, as JSON")
     options = parser.parse_args()
     found = []
-    print(f"{'way':34}{'batch':>6}{'bare us':>10}{'engine us':>11}{'between us':>12}{'added':>8}")
+    print(f"{'way':34}{'batch':>6}{'bare us':>10}{'engine us':>11}{'between us':>12}{'added':>8}{'steps':>7}")
     with tempfile.TemporaryDirectory() as folder:
         for row in rows(options, with_tokenizer(options.cache, options.tokenizer, Path(folder))):
             print(f"{row.way:34}{row.batch:6}{row.bare_us:10.0f}{row.engine_us:11.0f}{row.between_us:12.1f}"
-                  f"{row.added:8.1%}", flush=True)
+                  f"{row.added:8.1%}{row.steps:7.1f}", flush=True)
             found.append(asdict(row) | {"added": row.added})
     if options.out is not None:
         text = json.dumps({"cache": options.cache.name, "threads": options.threads, "rows": found}, indent=1)

@@ -130,23 +130,33 @@ struct PyModel {
   std::mutex mutex;
 };
 
+static void check_pool(const PyModel& m, const PagePool& pool) {
+  if (!pool.fits(m.model.spec())) throw std::invalid_argument("the page pool is another model's");
+}
+
+static StepInput step_input(Sequence* sequence, const int32_t* tokens, size_t count, StepOutput output, const PagePool& pool) {
+  if (!sequence) throw std::invalid_argument("a sequence is None");
+  if (output == StepOutput::sample && !sequence->sampler) throw std::invalid_argument("the sequence has no sampler");
+  for (int32_t page : sequence->pages)
+    if (page < 0 || page >= pool.num_pages()) throw std::invalid_argument("page outside the pool");
+  return {sequence, tokens, (int)count, output, {}, 0, 0};
+}
+
+static nb::tuple as_tuple(const Choice& choice) { return nb::make_tuple(choice.token, choice.logprob, choice.top); }
+
 static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& sequences,
                       const std::vector<std::vector<int32_t>>& tokens, const std::vector<int>& outputs, bool int8) {
   if (tokens.size() != sequences.size() || outputs.size() != sequences.size())
     throw std::invalid_argument("sequences, tokens and outputs differ in length");
-  if (!pool.fits(m.model.spec())) throw std::invalid_argument("the page pool is another model's");
+  check_pool(m, pool);
   std::vector<StepInput> inputs;
   bool wants_logits = false, wants_hidden = false;
   for (size_t i = 0; i < sequences.size(); i++) {
     if (outputs[i] < 0 || outputs[i] > 4) throw std::invalid_argument("unknown output kind");
-    StepOutput output = (StepOutput)outputs[i];
-    if (!sequences[i]) throw std::invalid_argument("a sequence is None");
-    if (output == StepOutput::sample && !sequences[i]->sampler) throw std::invalid_argument("the sequence has no sampler");
-    for (int32_t page : sequences[i]->pages)
-      if (page < 0 || page >= pool.num_pages()) throw std::invalid_argument("page outside the pool");
+    const StepOutput output = (StepOutput)outputs[i];
     wants_logits = wants_logits || output == StepOutput::last || output == StepOutput::all;
     wants_hidden = wants_hidden || output == StepOutput::hidden;
-    inputs.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), output, {}, 0, 0});
+    inputs.push_back(step_input(sequences[i], tokens[i].data(), tokens[i].size(), output, pool));
   }
   const size_t rows = Model::result_rows(inputs), vocab = wants_hidden ? m.model.spec().hidden_size : m.model.spec().vocab_size;
   std::unique_ptr<float[]> owned;
@@ -164,7 +174,7 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
   nb::list choices;
   for (const StepInput& in : inputs) {
     if (in.output == StepOutput::sample)
-      choices.append(nb::make_tuple(in.choice.token, in.choice.logprob, in.choice.top));
+      choices.append(as_tuple(in.choice));
     else if (in.output == StepOutput::none)
       choices.append(nb::none());
     else
@@ -177,6 +187,30 @@ static nb::tuple step(PyModel& m, PagePool& pool, const std::vector<Sequence*>& 
     array = nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, vocab}, owner));
   }
   return nb::make_tuple(choices, array);
+}
+
+// tokens: one for each sequence.
+static nb::list decode(PyModel& m, PagePool& pool, const std::vector<Sequence*>& sequences, const std::vector<int32_t>& tokens,
+                       int count, bool int8) {
+  if (tokens.size() != sequences.size()) throw std::invalid_argument("sequences and tokens differ in length");
+  if (count < 1) throw std::invalid_argument("at least one step is needed");
+  check_pool(m, pool);
+  std::vector<StepInput> inputs;
+  for (size_t i = 0; i < sequences.size(); i++)
+    inputs.push_back(step_input(sequences[i], &tokens[i], 1, StepOutput::sample, pool));
+  std::vector<std::vector<Choice>> chosen;
+  {
+    nb::gil_scoped_release release;
+    std::lock_guard lock(m.mutex);
+    chosen = m.model.decode(pool, inputs, int8, m.sampled_logits.get<float>(inputs.size() * m.model.spec().vocab_size), count);
+  }
+  nb::list all;
+  for (const std::vector<Choice>& its : chosen) {
+    nb::list choices;
+    for (const Choice& choice : its) choices.append(as_tuple(choice));
+    all.append(choices);
+  }
+  return all;
 }
 
 static void bind_runtime(nb::module_& m) {
@@ -218,6 +252,7 @@ static void bind_runtime(nb::module_& m) {
         c.logprobs = nb::cast<int>(d["logprobs"]);
         s.sampler = std::make_unique<Sampler>(std::move(c), prompt.data(), prompt.size());
       })
+      .def("set_end_ids", [](Sequence& s, const std::vector<int32_t>& ids) { s.end_ids = ids; })
       .def("accept", [](Sequence& s, int token) {
         if (s.sampler) s.sampler->accept(token);
       });
@@ -299,7 +334,8 @@ static void bind_runtime(nb::module_& m) {
              return runs;
            })
       .def("check", [](PyModel& m) { m.model.finish_loading(); })
-      .def("step", &step);
+      .def("step", &step)
+      .def("decode", &decode);
 }
 
 void bind_kernels(nb::module_& m);   // bind_kernels.cpp

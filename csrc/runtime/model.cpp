@@ -327,4 +327,23 @@ void Model::step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, flo
   }
   run();
 }
+
+std::vector<std::vector<Choice>> Model::decode(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results,
+                                               int count) {
+  std::vector<std::vector<Choice>> choices(inputs.size());
+  std::vector<int32_t> tokens(inputs.size());
+  bool ended = false;
+  for (int i = 0; i < count && !ended; i++) {
+    step(pages, inputs, int8, results);
+    for (size_t j = 0; j < inputs.size(); j++) {
+      StepInput& in = inputs[j];
+      const std::vector<int32_t>& end_ids = in.sequence->end_ids;
+      tokens[j] = in.choice.token;
+      in.tokens = &tokens[j];
+      ended = ended || std::find(end_ids.begin(), end_ids.end(), tokens[j]) != end_ids.end();
+      choices[j].push_back(std::move(in.choice));
+    }
+  }
+  return choices;
+}
 }  // namespace kq

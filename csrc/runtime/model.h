@@ -74,6 +74,9 @@ class Model {
   // results: (result_rows, vocab_size) logits, or (result_rows, hidden_size) final hidden states when the inputs ask for
   // `hidden` (all of them or none).
   void step(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results);
+  // `count` steps or fewer, each of which feeds what the one before chose; ends early where a sequence chose one of its end
+  // ids. inputs: one token each, to `sample`. Returns each input's choices.
+  std::vector<std::vector<Choice>> decode(PagePool& pages, std::vector<StepInput>& inputs, bool int8, float* results, int count);
 
  private:
   struct Token {

@@ -38,6 +38,7 @@ struct Sequence {
   std::vector<int32_t> pages;
   int length = 0;  // tokens whose keys and values are in the pages
   std::unique_ptr<Sampler> sampler;
+  std::vector<int32_t> end_ids;  // tokens after which nobody wants another
   // Frequencies for a rope that depends on the sequence's length; empty: the model's own.
   std::vector<float> inverse_frequencies;
   float rope_factor = 1.0f;

@@ -9,7 +9,7 @@ next token.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,8 +49,8 @@ class FakePool:
 
 
 class FakeSequence:
-    def __init__(self, sampler: SamplerConfig | None, prompt_ids: list[int]) -> None:
-        self.sampler, self.prompt_ids = sampler, list(prompt_ids)
+    def __init__(self, sampler: SamplerConfig | None, prompt_ids: list[int], end_ids: Iterable[int]) -> None:
+        self.sampler, self.prompt_ids, self.end_ids = sampler, list(prompt_ids), set(end_ids)
         self.length, self.pages, self.num_drawn = 0, [], 0
 
     def add_pages(self, pages: list[int]) -> None:
@@ -77,6 +77,7 @@ class FakeModel:
         self.spec = SimpleNamespace(ropes=(RopeSpec("default", 1e4, 8, context_length, {}),), is_encoder=False)
         self.num_tokens_fed = 0
         self.step_sizes: list[tuple[int, int]] = []  # sequences and tokens of each step
+        self.call_steps: list[int] = []  # steps in each call of decode
 
     def pages_for(self, length: int) -> int:
         return -(-length // PAGE_SIZE)
@@ -85,13 +86,27 @@ class FakeModel:
         return FakePool(num_pages)
 
     def new_sequence(self, pool: FakePool, sampler: SamplerConfig | None,
-                     prompt_ids: list[int]) -> FakeSequence:
-        return FakeSequence(sampler, prompt_ids)
+                     prompt_ids: list[int], end_ids: Iterable[int] = ()) -> FakeSequence:
+        return FakeSequence(sampler, prompt_ids, end_ids)
 
     def step(self, pool: FakePool, inputs: list[StepInput]) -> list[StepOutput]:
         assert inputs, "an empty step"
         self.step_sizes.append((len(inputs), sum(len(fed.token_ids) for fed in inputs)))
         return [self._run(pool, fed) for fed in inputs]
+
+    def decode(self, pool: FakePool, inputs: list[StepInput], count: int) -> list[list[StepOutput]]:
+        assert count >= 1 and all(len(fed.token_ids) == 1 and fed.output == "sample" for fed in inputs)
+        self.call_steps.append(0)
+        chosen: list[list[StepOutput]] = [[] for _ in inputs]
+        for _ in range(count):
+            outputs = self.step(pool, inputs)
+            self.call_steps[-1] += 1
+            for its, output in zip(chosen, outputs):
+                its.append(output)
+            inputs = [StepInput(fed.sequence, [output.token_id], "sample") for fed, output in zip(inputs, outputs)]
+            if any(output.token_id in fed.sequence.end_ids for fed, output in zip(inputs, outputs)):
+                break
+        return chosen
 
     def logits(self, token_ids: list[int], activations: str = "int8", kv_dtype: str = "auto") -> np.ndarray:
         ends = range(1, len(token_ids) + 1)

@@ -10,8 +10,9 @@ GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPTS = [[1, 2, 3], [7] * 11, [5, 9], list(range(20)), [1, 2, 4]]
 
 
-def make_engine(model=None, *, num_pages=64, **options):
-    return Engine(model or FakeModel(), num_pages=num_pages, **options)
+def make_engine(model=None, *, num_pages=64, max_call_s=0.0, **options):
+    """An engine that takes one step at a time; test_engine_pace.py has those of several."""
+    return Engine(model or FakeModel(), num_pages=num_pages, max_call_s=max_call_s, **options)
 
 
 def run(engine, *requests):
@@ -227,7 +228,7 @@ def test_a_stop_string_across_tokens_ends_and_is_cut():
     shown = []
     while not request.is_finished:
         engine.step()
-        shown.append(request.take_text())
+        shown.append(request.take_piece())
     result = request.result()
     assert shown == ["Hell", "", ""]
     assert (result.text, result.token_ids, result.finish_reason) == ("Hell", [1, 2, 3], "stop")

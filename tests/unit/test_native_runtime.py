@@ -192,6 +192,77 @@ def test_a_batch_gives_every_sequence_what_it_gets_alone(isa, name, kv_dtype):
     assert done == [len(p) for p in prompts]
 
 
+def prompted(model, pool, prompts, end_ids=(), **config):
+    """Inputs that go on after ``prompts``: sequences whose first token is sampled."""
+    inputs = []
+    for seed, prompt in enumerate(prompts):
+        sequence = model.new_sequence(pool, SamplerConfig(seed=seed, **config), prompt, end_ids)
+        sequence.add_pages(pool.allocate(3))
+        (first,) = model.step(pool, [StepInput(sequence, prompt, "sample")])
+        inputs.append(StepInput(sequence, [first.token_id], "sample"))
+    return inputs
+
+
+@pytest.mark.parametrize("config", [{}, {"temperature": 1.0, "logprobs": 2, "repetition_penalty": 1.3}])
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_in_one_call_are_steps(name, config):
+    model = Model.from_arrays(*MODELS[name], threads=2)
+    prompts, wanted = [TOKENS[:60], TOKENS[5:6], TOKENS[70:97]], []
+    pool = model.new_pool(18)
+    inputs = prompted(model, pool, prompts, **config)
+    for _ in range(12):
+        outputs = model.step(pool, inputs)
+        wanted.append(outputs)
+        inputs = [StepInput(fed.sequence, [output.token_id], "sample") for fed, output in zip(inputs, outputs)]
+    inputs = prompted(model, pool, prompts, **config)
+    for first, count in ((0, 5), (5, 1), (6, 6)):
+        outputs = model.decode(pool, inputs, count)
+        assert outputs == [list(its) for its in zip(*wanted[first:first + count])]
+        inputs = [StepInput(fed.sequence, [its[-1].token_id], "sample") for fed, its in zip(inputs, outputs)]
+    assert [fed.sequence.length for fed in inputs] == [len(prompt) + 12 for prompt in prompts]
+
+
+def test_steps_in_one_call_end_with_the_first_end_id():
+    model = Model.from_arrays(*MODELS["quantized"], threads=2)
+    prompts = [TOKENS[:20], TOKENS[30:33]]
+    pool = model.new_pool(12)
+    first, second = model.decode(pool, prompted(model, pool, prompts, temperature=1.0), 10)
+    at = next(i for i in range(2, 10) if second[i] not in second[:i] and second[i] not in first[:i])
+    ends = [second[at].token_id]
+    assert model.decode(pool, prompted(model, pool, prompts, ends, temperature=1.0), 10) == [first[:at + 1],
+                                                                                            second[:at + 1]]
+
+
+def test_a_rope_that_depends_on_the_length_is_set_before_every_step():
+    spec = make_spec(rope=RopeSpec("dynamic", 10000.0, 12, 16, {"factor": 2.0}))
+    model = Model.from_arrays(spec, QUANTIZED, threads=1)
+    pool = model.new_pool(6)
+    inputs = prompted(model, pool, [TOKENS[:60]])
+    wanted = model.step(pool, inputs)
+    assert model.decode(pool, prompted(model, pool, [TOKENS[:60]]), 5) == [wanted]
+
+
+def test_steps_in_one_call_that_go_wrong():
+    model = Model.from_arrays(*MODELS["quantized"], threads=2)
+    pool = model.new_pool(2)
+    sequence = model.new_sequence(pool, SamplerConfig(), TOKENS[:60])
+    sequence.add_pages(pool.allocate(1))
+    model.step(pool, [StepInput(sequence, TOKENS[:60], "sample")])
+    with pytest.raises(CapacityError, match="lacks pages"):
+        model.decode(pool, [StepInput(sequence, [1], "sample")], 8)
+    assert sequence.length == 64
+    sequence.rewind(3)
+    with pytest.raises(RequestError, match="vocabulary"):
+        model.decode(pool, [StepInput(sequence, [model.vocab_size], "sample")], 8)
+    with pytest.raises(RequestError, match="at least one step"):
+        model.decode(pool, [StepInput(sequence, [1], "sample")], 0)
+    without = model.new_sequence(pool)
+    without.add_pages(pool.allocate(1))
+    with pytest.raises(RequestError, match="sampler"):
+        model.decode(pool, [StepInput(without, [1], "sample")], 8)
+    assert len(model.decode(pool, [StepInput(sequence, [1], "sample")], 8)[0]) == 8
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_last_layer_of_few_tokens_after_layers_of_many(name):
     """Each thread multiplies columns of its own until then."""

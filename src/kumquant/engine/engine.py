@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import Error, RequestError
 from ..models import depends_on_length
 from ..runtime import KvDtype, Model, StepOutput
 from .memory import Activations
+from .pace import MAX_CALL_S, Pace
 from .request import Request, TextDecoder
 from .sampling_params import SamplingParams
 from .scheduler import MAX_RUNNING, MAX_STEP_TOKENS, Batch, Scheduler
@@ -19,17 +21,19 @@ class Engine:
     activations: "int8" or "float32". kv_dtype: as Model.new_pool takes it.
     num_pages: size of the KV cache; context_length is at most what it
     holds. end_ids: the model's own end tokens. new_decoder: makes a token decoder for one request, or None
-    for no text.
+    for no text. max_call_s: seconds that one native call of several decode steps may last, about (``Pace``).
     """
 
     def __init__(self, model: Model, *, num_pages: int, activations: Activations = "int8", kv_dtype: KvDtype = "auto",
                  context_length: int | None = None, end_ids: frozenset[int] = frozenset(),
                  new_decoder: Callable[[], TextDecoder | None] = lambda: None,
-                 max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
+                 max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS,
+                 max_call_s: float = MAX_CALL_S) -> None:
         self.model = model
         self.pool = model.new_pool(num_pages, activations, kv_dtype)
         self.context_length = min(context_length or model.context_length, num_pages * model.page_tokens)
         self._end_ids = end_ids
+        self._pace = Pace(max_call_s)
         self._new_decoder = new_decoder
         self._scheduler = Scheduler(
             model, self.pool, reuse_pages=not any(map(depends_on_length, model.spec.ropes)),
@@ -57,11 +61,12 @@ class Engine:
     def step(self) -> list[Request]:
         """One step of all that can run. Returns the requests that got a token; some may be finished.
 
-        A step that fails raises its Error and ends the requests that were part of it; others go on.
+        Where steps are short and all that runs decodes, it is several of them (``Pace``). A step that fails raises its
+        Error and ends the requests that were part of it; others go on.
         """
         batch = self._scheduler.schedule()
         try:
-            outputs = self.model.step(self.pool, batch.inputs)  # forward and sampling: one native call
+            outputs = self._run(batch)
         except Error as error:
             self._fail(batch, error)
             raise
@@ -79,11 +84,24 @@ class Engine:
         """``abort`` for a request whose result nobody wants; may be called at any moment, from any thread."""
         self._scheduler.abandon(request)
 
-    def _accept(self, batch: Batch, outputs: Sequence[StepOutput]) -> list[Request]:
+    def _run(self, batch: Batch) -> list[list[StepOutput]]:
+        """Forward and sampling, in one native call. Returns each request's outputs."""
+        if not batch.is_decode:
+            return [[output] for output in self.model.step(self.pool, batch.inputs)]
+        count = min(self._pace.num_steps(len(batch.inputs)), self._scheduler.num_steps_in_hand(batch))
+        begin = time.perf_counter()
+        outputs = self.model.decode(self.pool, batch.inputs, count)
+        self._pace.note(len(batch.inputs), (time.perf_counter() - begin) / len(outputs[0]))
+        return outputs
+
+    def _accept(self, batch: Batch, all_outputs: Sequence[Sequence[StepOutput]]) -> list[Request]:
         advanced = []
-        for request, fed, output in zip(batch.requests, batch.inputs, outputs):
+        for request, fed, outputs in zip(batch.requests, batch.inputs, all_outputs):
             if fed.output == "sample":
-                request.accept(output)
+                for output in outputs:
+                    request.accept(output)
+                    if request.is_finished:  # by its text: what came after it is dropped
+                        break
                 advanced.append(request)
         return advanced
 

@@ -291,7 +291,7 @@ class TextStream(Iterator[str]):
     def __next__(self) -> str:
         while True:
             with self._lock:
-                piece = self._request.take_text()
+                piece = self._request.take_piece()
                 if piece:
                     return piece
                 if self._request.error is not None:

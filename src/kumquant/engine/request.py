@@ -62,8 +62,8 @@ class Generation:
 class Request:
     """A prompt, its tokens so far, and its place in the KV cache (none while waiting or preempted).
 
-    token_ids: prompt, then output. pages: of the KV cache, the first ones shared (``shared``). error: why the
-    request could not go on.
+    token_ids: prompt, then output. pages: of the KV cache, the first ones shared (``shared``). end_ids: tokens that
+    end it. error: why the request could not go on.
     """
 
     def __init__(self, prompt_ids: Sequence[int], params: SamplingParams, *, end_ids: frozenset[int],
@@ -77,7 +77,7 @@ class Request:
         self.pages: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.error: Error | None = None
-        self._end_ids = end_ids
+        self.end_ids = end_ids
         room = context_length - self.num_prompt_tokens
         self._max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         self._decoder = decoder
@@ -102,6 +102,11 @@ class Request:
         """Tokens that are not in the KV cache yet: many before and during prefill, one in decode."""
         return len(self.token_ids) - (0 if self.sequence is None else self.sequence.length)
 
+    @property
+    def num_wanted(self) -> int:
+        """Tokens still to come, at most."""
+        return self._max_tokens - self.num_output_tokens
+
     def start(self) -> None:
         """Note the time of the first step; a resumed request keeps its own."""
         if not self._started_at:
@@ -116,7 +121,7 @@ class Request:
             self._first_token_at = self._last_token_at
         if self.params.logprobs is not None:
             self._logprobs.append(TokenLogprob(token_id, output.logprob, tuple(output.top)))
-        if token_id in self._end_ids:
+        if token_id in self.end_ids:
             self.finish("stop")
             return
         if self._decoder is not None:
@@ -140,11 +145,14 @@ class Request:
         self.error = error
         self.finish("abort")
 
-    def take_text(self) -> str:
-        """The text that has come since the last call."""
-        fresh = "".join(self._pieces[self._num_taken:])
-        self._num_taken = len(self._pieces)
-        return fresh
+    def take_piece(self) -> str:
+        """The next piece of text that was not taken yet: a token's, or what was held back; "" when there is none."""
+        while self._num_taken < len(self._pieces):
+            self._num_taken += 1
+            piece = self._pieces[self._num_taken - 1]
+            if piece:
+                return piece
+        return ""
 
     def result(self) -> Generation:
         """The finished generation. Raises the error of one that could not go on."""

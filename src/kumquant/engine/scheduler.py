@@ -21,6 +21,11 @@ class Batch:
     requests: list[Request]
     inputs: list[StepInput]
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether every request feeds one token and gets one."""
+        return all(len(fed.token_ids) == 1 and fed.output == "sample" for fed in self.inputs)
+
 
 class Scheduler:
     """First come, first served; continuous batching; the youngest gives way when pages run out.
@@ -56,13 +61,18 @@ class Scheduler:
         self._drop_abandoned()
         page_tokens = self._model.page_tokens
         for request in list(self._running):
-            if request.num_pending == 0:  # Ctrl-C came between a step and its token: compute it again
+            if request.num_pending <= 0:  # Ctrl-C came between a step and its tokens: compute them again
                 self._preempt(request)
             if len(request.token_ids) > len(request.pages) * page_tokens:
                 self._grow(request)
         while self._waiting and len(self._running) < self._max_running and self._start(self._waiting[0]):
             self._running.append(self._waiting.popleft())
         return self._fill_step()
+
+    def num_steps_in_hand(self, batch: Batch) -> int:
+        """How many steps like this one every request of ``batch`` wants and has pages for."""
+        size = self._model.page_tokens
+        return min(min(len(one.pages) * size - len(one.token_ids) + 1, one.num_wanted) for one in batch.requests)
 
     def remove(self, request: Request) -> None:
         """Forget a request, finished or given up; its full pages are kept for others that begin alike."""
@@ -117,7 +127,8 @@ class Scheduler:
         request.shared = shared
         request.pages = [node.page for node in shared] + self._store.allocate(needed)
         num_prompt = request.num_prompt_tokens
-        sequence = self._model.new_sequence(self._pool, request.sampler, request.token_ids[:num_prompt])
+        sequence = self._model.new_sequence(self._pool, request.sampler, request.token_ids[:num_prompt],
+                                            request.end_ids)
         sequence.add_pages(request.pages[:len(shared)])
         # The shared pages are full: the sequence's length says that their tokens need no computing.
         sequence.rewind(len(shared) * self._store.page_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .. import _native
-from ..errors import CapacityError, RequestError, TensorCacheError
+from ..errors import CapacityError, Error, RequestError, TensorCacheError
 from ..models import DecoderSpec, TensorCache, depends_on_length, inverse_frequencies
 from ..processors import MAX_THREADS, available_processors
 from ..schemes import Scheme
@@ -26,6 +26,7 @@ KvDtype = Literal["auto", "float32", "float16", "int8"]
 KV_DTYPES: tuple[KvDtype, ...] = ("auto", "float32", "float16", "int8")
 Output = Literal["none", "sample", "last", "logits", "hidden"]
 OUTPUT_CODES = {"none": 0, "sample": 1, "last": 2, "logits": 3, "hidden": 4}
+NATIVE_STEP_ERRORS = (IndexError, ValueError, MemoryError, RuntimeError)
 LOGITS_CHUNK = 512
 SAME_IN_NATIVE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
@@ -160,9 +161,10 @@ class Model:
         return PagePool(_native.PagePool(self.native, num_pages, kv_dtype), activations, kv_dtype)
 
     def new_sequence(
-        self, pool: PagePool, sampler: SamplerConfig | None = None, prompt_ids: SequenceOf[int] = ()
+        self, pool: PagePool, sampler: SamplerConfig | None = None, prompt_ids: SequenceOf[int] = (),
+        end_ids: Iterable[int] = (),
     ) -> Sequence:
-        return Sequence(pool, sampler, prompt_ids)
+        return Sequence(pool, sampler, prompt_ids, end_ids)
 
     def step(self, pool: PagePool, inputs: SequenceOf[StepInput]) -> list[StepOutput]:
         """Runs all inputs in one native call. Every sequence appears once and has at least one new token.
@@ -171,10 +173,7 @@ class Model:
         vocabulary and for logits of an encoder, and in a process that was forked from the one that loaded the model:
         its threads are not there. After an error the sequences may have advanced in part: close or rewind them.
         """
-        if os.getpid() != self._process:
-            raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
-                               expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
-                               'or let multiprocessing "spawn" its processes.')
+        self._check_process()
         if self.spec.is_encoder and any(item.output not in ("hidden", "none") for item in inputs):
             raise RequestError("an encoder gives no logits", hint="Use embed (kumquant embed), or hidden_states.")
         if self._rope_depends_on_length:
@@ -186,17 +185,36 @@ class Model:
                 pool.native, [item.sequence.native for item in inputs], token_ids,
                 [OUTPUT_CODES[item.output] for item in inputs], pool.activations == "int8",
             )
-        except (IndexError, ValueError) as error:
-            raise lacks_pages(inputs) or RequestError(str(error), where="token ids") from None
-        except MemoryError:
-            raise CapacityError("the system has no memory for a step of this size",
-                                found=f"{sum(map(len, token_ids))} tokens of {len(token_ids)} sequences",
-                                hint="Run fewer or shorter sequences at once.") from None
-        except RuntimeError as error:
-            raise TensorCacheError(str(error), hint="The cache was changed while it was open. Open it again.") from None
+        except NATIVE_STEP_ERRORS as error:
+            raise _step_error(error, inputs) from None
         if logits is None:
             return [NO_OUTPUT if choice is None else StepOutput(*choice) for choice in choices]
         return [_step_output(item.output, choice, logits) for item, choice in zip(inputs, choices, strict=True)]
+
+    def decode(self, pool: PagePool, inputs: SequenceOf[StepInput], count: int) -> list[list[StepOutput]]:
+        """Runs ``count`` steps or fewer, each feeding what the one before sampled, in one native call.
+
+        inputs: as for ``step``, each with one token and to sample. Ends early after a step in which a sequence sampled
+        one of its end_ids, and after the first where a rope depends on the length. Returns what each input sampled, as
+        many for every one. Needs pages for all tokens. Raises as ``step``.
+        """
+        if self._rope_depends_on_length or self.spec.is_encoder:
+            return [[output] for output in self.step(pool, inputs)]
+        self._check_process()
+        try:
+            chosen = self.native.decode(
+                pool.native, [item.sequence.native for item in inputs], [item.token_ids[0] for item in inputs], count,
+                pool.activations == "int8",
+            )
+        except NATIVE_STEP_ERRORS as error:
+            raise _step_error(error, inputs) from None
+        return [[StepOutput(*choice) for choice in its] for its in chosen]
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RequestError("this model was loaded before the process was forked", found=f"process {os.getpid()}",
+                               expected=f"process {self._process}", hint="Open the folder in the process that uses it, "
+                               'or let multiprocessing "spawn" its processes.')
 
     def _set_ropes(self, inputs: SequenceOf[StepInput]) -> None:
         assert self.spec.rope is not None
@@ -241,6 +259,17 @@ def _step_output(output: Output, choice: Any, logits: np.ndarray) -> StepOutput:
         return NO_OUTPUT
     first, rows = choice
     return StepOutput(logits=logits[first : first + rows])
+
+
+def _step_error(error: Exception, inputs: SequenceOf[StepInput]) -> Error:
+    """What the native core raised in a step, as the runtime's own error."""
+    if isinstance(error, (IndexError, ValueError)):
+        return lacks_pages(inputs) or RequestError(str(error), where="token ids")
+    if isinstance(error, MemoryError):
+        return CapacityError("the system has no memory for a step of this size",
+                             found=f"{sum(len(item.token_ids) for item in inputs)} tokens of {len(inputs)} sequences",
+                             hint="Run fewer or shorter sequences at once.")
+    return TensorCacheError(str(error), hint="The cache was changed while it was open. Open it again.")
 
 
 def lacks_pages(inputs: SequenceOf[StepInput]) -> CapacityError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
 from .. import _native
@@ -15,15 +16,18 @@ class Sequence:
     length: tokens whose keys and values are stored. A step needs pages for the tokens it adds (add_pages).
     rope_length: where a rope's frequencies depend on the sequence's length, the least length to assume, so
     that a prompt gives the same in one chunk or several; at first the prompt's length.
+    end_ids: tokens after which ``Model.decode`` goes no further.
     """
 
-    def __init__(self, pool: PagePool, sampler: SamplerConfig | None, prompt_ids: SequenceOf[int]) -> None:
+    def __init__(self, pool: PagePool, sampler: SamplerConfig | None, prompt_ids: SequenceOf[int],
+                 end_ids: Iterable[int] = ()) -> None:
         self.pool = pool
         self.native = _native.Sequence()
         self._pages: list[int] = []
         self.rope_length = len(prompt_ids)
         if sampler is not None:
             self.native.set_sampler(sampler.to_native(), list(prompt_ids))
+        self.native.set_end_ids(list(end_ids))
 
     @property
     def length(self) -> int:
