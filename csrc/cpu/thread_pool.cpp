@@ -18,8 +18,9 @@ static inline void relax() {}
 namespace kq {
 
 // Pauses of some ten nanoseconds each. A yield hands a whole time slice (milliseconds) to whatever else runs, a thousand
-// times the length of a phase, so with a processor for every thread there are none for about a millisecond. With more
-// threads than processors the one that is waited for may need this very processor.
+// times the length of a phase, so with a processor for every thread there are none for about a millisecond. The one that is
+// waited for may need this very processor: with more threads than processors, and where the system has put two on one, as it
+// does while other programs are busy.
 constexpr int kSpins = 100000;
 constexpr int kSpinsCrowded = 200;
 // Between jobs: long enough for the caller to prepare the next step of a generation, then sleep.
@@ -35,11 +36,20 @@ static int usable_processors() {
   return (int)std::thread::hardware_concurrency();
 }
 
-template <class Done>
-static void spin_until(int spins, Done done) {
-  for (int i = 0;; i++) {
+static int this_processor() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// in_the_way: whether this thread keeps one that it waits for from running.
+template <class Done, class InTheWay>
+static void spin_until(int spins, Done done, InTheWay in_the_way) {
+  for (int i = 1;; i++) {
     if (done()) return;
-    if (i < spins)
+    if (i < spins && (i % kSpinsCrowded || !in_the_way()))
       relax();
     else
       std::this_thread::yield();
@@ -73,26 +83,37 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   job(0);
-  spin_until(spins_, [this] { return running_.load(std::memory_order_acquire) == 0; });
+  spin_until(spins_, [this] { return running_.load(std::memory_order_acquire) == 0; }, [this] { return shares_processor(0, 1, threads_); });
+}
+
+// Whether one of threads [begin, end) was last seen on the processor of the calling one, `thread`.
+bool ThreadPool::shares_processor(int thread, int begin, int end) const {
+  const int here = this_processor();
+  for (int i = begin; i < end; i++)
+    if (here >= 0 && i != thread && arrivals_[i].processor.load(std::memory_order_relaxed) == here) return true;
+  return false;
 }
 
 void ThreadPool::barrier(int thread) {
   if (threads_ == 1) return;
   const uint32_t now = arrivals_[thread].barriers.load(std::memory_order_relaxed) + 1;
+  arrivals_[thread].processor.store(this_processor(), std::memory_order_relaxed);
   arrivals_[thread].barriers.store(now, std::memory_order_release);
-  auto wait_for = [&](const std::atomic<uint32_t>& count) {  // may be at the next barrier already
-    spin_until(spins_, [&] { return (int32_t)(count.load(std::memory_order_acquire) - now) >= 0; });
+  auto wait_for = [&](const std::atomic<uint32_t>& count, int begin, int end) {  // may be at the next barrier already
+    spin_until(spins_, [&] { return (int32_t)(count.load(std::memory_order_acquire) - now) >= 0; },
+               [&] { return shares_processor(thread, begin, end); });
   };
-  if (threads_ > kDirectThreads && thread) return wait_for(passed_);
-  for (int i = 0; i < threads_; i++) wait_for(arrivals_[i].barriers);
+  if (threads_ > kDirectThreads && thread) return wait_for(passed_, 0, threads_);
+  for (int i = 0; i < threads_; i++)
+    if (i != thread) wait_for(arrivals_[i].barriers, i, i + 1);
   if (threads_ > kDirectThreads) passed_.store(now, std::memory_order_release);
 }
 
 void ThreadPool::work(int index) {
   uint32_t seen = 0;
   for (;;) {
-    for (int i = 0; generation_.load(std::memory_order_acquire) == seen; i++) {
-      if (i < std::min(spins_, kIdleSpins))
+    for (int i = 1; generation_.load(std::memory_order_acquire) == seen; i++) {
+      if (i < std::min(spins_, kIdleSpins) && (i % kSpinsCrowded || !shares_processor(index, 0, 1)))
         relax();
       else
         generation_.wait(seen, std::memory_order_acquire);

@@ -29,6 +29,7 @@ class ThreadPool {
 
  private:
   void work(int index);
+  bool shares_processor(int thread, int begin, int end) const;
   void stop();
 
   const int threads_;
@@ -41,6 +42,7 @@ class ThreadPool {
   // one's arrival is a single transfer between cores. Of more than a few threads the first alone reads all and lets the others go.
   struct alignas(64) Arrival {
     std::atomic<uint32_t> barriers{0};
+    std::atomic<int> processor{-1};  // on which it came there
   };
   std::unique_ptr<Arrival[]> arrivals_;
   alignas(64) std::atomic<uint32_t> passed_{0};  // barriers that the first thread has let the others pass
