@@ -355,50 +355,94 @@ static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& 
   }
 }
 
-// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)). V: vectors of a group.
+constexpr int kManyGroups = 6;  // from here on they are quicker together
+
+// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
+//
+// The next groups of one column of a tile, w columns wide.
+struct TileColumn {
+  int8_t* codes;
+  float* scales;
+  int32_t* init;
+  int w;
+};
+
+static inline I16 int8_codes(F16 x, F16 inverse) { return round_to_int(min(max(mul(x, inverse), set1(-127.0f)), set1(127.0f))); }
+
+// V: vectors of a group, of which n values are there.
 template <int V>
-static void quantize_groups(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column, int begin, int end) {
-  const int first = column / kIntCols * kIntCols, w = min_int(kIntCols, tiles.columns - first), c = column - first;
-  const int group = tiles.group;
-  const size_t before = (size_t)first * tiles.groups + (size_t)begin * w;  // groups of columns
-  int8_t* codes = tiles.codes + before * group + c * 4;
-  float* scales = tiles.scales + before + c;
-  int32_t* init = tiles.init + before + c;
-  const F16 lo = set1(-127.0f), hi = set1(127.0f);
-  for (int g = begin; g < end; g++) {
-    const int n = max_int(0, min_int(group, inputs - g * group));
-    F16 v[V];
-    F16 top16 = zero();
+static inline void quantize_group(const float* x, int n, int group, int zero_point, TileColumn& to) {
+  F16 v[V];
+  F16 top16 = zero();
 #pragma GCC unroll 3
-    for (int i = 0; i < V; i++) {
-      const int m = min_int(16, n - 16 * i);
-      v[i] = m == 16 ? load(x + g * group + 16 * i) : m > 0 ? load_n(x + g * group + 16 * i, m) : zero();
-      top16 = max(top16, abs(v[i]));
-    }
-    const float top = reduce_max(top16), inverse = top > 0.0f ? 127.0f / top : 0.0f;
-    int8_t q[16 * V];
-    I16 sum = iset1(0);
+  for (int i = 0; i < V; i++) {
+    const int m = min_int(16, n - 16 * i);
+    v[i] = m == 16 ? load(x + 16 * i) : m > 0 ? load_n(x + 16 * i, m) : zero();
+    top16 = max(top16, abs(v[i]));
+  }
+  const float top = reduce_max(top16), inverse = top > 0.0f ? 127.0f / top : 0.0f;
+  int8_t q[16 * V];
+  I16 sum = iset1(0);
 #pragma GCC unroll 3
-    for (int i = 0; i < V; i++) {
-      I16 code = round_to_int(min(max(mul(v[i], set1(inverse)), lo), hi));
-      store_i8(q + 16 * i, code);
-      sum = iadd(sum, code);
-    }
+  for (int i = 0; i < V; i++) {
+    const I16 code = int8_codes(v[i], set1(inverse));
+    store_i8(q + 16 * i, code);
+    sum = iadd(sum, code);
+  }
 #pragma GCC unroll 12
-    for (int i = 0; i < (V == 2 ? 8 : group / 4); i++) __builtin_memcpy(codes + i * 4 * w, q + 4 * i, 4);
-    *scales = top / 127.0f;
-    *init = -zero_point * reduce_add(sum);
-    codes += group * w;
-    scales += w;
-    init += w;
+  for (int i = 0; i < (V == 2 ? 8 : group / 4); i++) __builtin_memcpy(to.codes + i * 4 * to.w, q + 4 * i, 4);
+  *to.scales = top / 127.0f;
+  *to.init = -zero_point * reduce_add(sum);
+  to.codes += group * to.w;
+  to.scales += to.w;
+  to.init += to.w;
+}
+
+// `count` whole groups of 32, at most sixteen: their divisions and sums together.
+static inline void quantize_many(const float* x, int count, int zero_point, TileColumn& to) {
+  F16 tops[16];
+  for (int g = 0; g < count; g++) tops[g] = max(abs(load(x + 32 * g)), abs(load(x + 32 * g + 16)));
+  for (int g = count; g < 16; g++) tops[g] = zero();
+  float top[16], inverse[16], scale[16];
+  reduce_max_each(tops, top);
+  const F16 all = load(top);
+  store(inverse, select_lt(zero(), all, div(set1(127.0f), all), zero()));
+  store(scale, div(all, set1(127.0f)));
+  I16 sums[16];
+  for (int g = 0; g < count; g++) {
+    int8_t q[32];
+    const I16 low = int8_codes(load(x + 32 * g), set1(inverse[g])), high = int8_codes(load(x + 32 * g + 16), set1(inverse[g]));
+    store_i8(q, low);
+    store_i8(q + 16, high);
+    sums[g] = iadd(low, high);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) __builtin_memcpy(to.codes + i * 4 * to.w, q + 4 * i, 4);
+    to.codes += 32 * to.w;
+  }
+  for (int g = count; g < 16; g++) sums[g] = iset1(0);
+  int32_t sum[16];
+  reduce_add_each(sums, sum);
+  for (int g = 0; g < count; g++, to.scales += to.w, to.init += to.w) {
+    *to.scales = scale[g];
+    *to.init = -zero_point * sum[g];
   }
 }
 
 static void quantize_column(const float* x, int inputs, int zero_point, const IntTiles& tiles, int column, int begin, int end) {
-  if (tiles.group == 32)
-    quantize_groups<2>(x, inputs, zero_point, tiles, column, begin, end);
-  else  // 40
-    quantize_groups<3>(x, inputs, zero_point, tiles, column, begin, end);
+  const int first = column / kIntCols * kIntCols, w = min_int(kIntCols, tiles.columns - first), c = column - first;
+  const int group = tiles.group;
+  const size_t before = (size_t)first * tiles.groups + (size_t)begin * w;  // groups of columns
+  TileColumn to{tiles.codes + before * group + c * 4, tiles.scales + before + c, tiles.init + before + c, w};
+  int g = begin;
+  if (group == 32)
+    for (int count; (count = min_int(16, min_int(end, inputs / 32) - g)) >= kManyGroups; g += count) quantize_many(x + g * 32, count, zero_point, to);
+  for (; g < end; g++) {
+    const int n = max_int(0, min_int(group, inputs - g * group));
+    if (group == 32)
+      quantize_group<2>(x + g * group, n, group, zero_point, to);
+    else  // 40
+      quantize_group<3>(x + g * group, n, group, zero_point, to);
+  }
 }
 
 static void pack_column(const float* x, int inputs, const FloatTiles& tiles, int column) {

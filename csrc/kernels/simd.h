@@ -57,6 +57,14 @@ struct NibbleDot {
   }
   inline I16 sum(int32_t init) const { return dot.sum(init); }
 };
+
+// What reduce_max() and reduce_add() give for each of sixteen.
+static inline void reduce_max_each(const F16* v, float* out) {
+  for (int i = 0; i < 16; i++) out[i] = reduce_max(v[i]);
+}
+static inline void reduce_add_each(const I16* v, int32_t* out) {
+  for (int i = 0; i < 16; i++) out[i] = reduce_add(v[i]);
+}
 #endif
 
 static inline int min_int(int a, int b) { return a < b ? a : b; }

@@ -62,6 +62,35 @@ static inline float reduce_max(F16 a) {
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
 
+// Transposes while it reduces: two shuffles and one operation for two vectors, where each alone takes four times that.
+template <class V, class Op>
+static inline V reduce_each(const V* v, Op op) {
+  __m512 part[4];  // in each quarter of part[i]: what that quarter of v[4 i] to v[4 i + 3] gives
+  for (int i = 0; i < 4; i++) {
+    const __m512 a = op.in(v[4 * i]), b = op.in(v[4 * i + 1]), c = op.in(v[4 * i + 2]), d = op.in(v[4 * i + 3]);
+    const __m512 ab = op(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = op(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    part[i] = op(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  }
+  const __m512 low = op(_mm512_shuffle_f32x4(part[0], part[1], 0x88), _mm512_shuffle_f32x4(part[0], part[1], 0xDD));
+  const __m512 high = op(_mm512_shuffle_f32x4(part[2], part[3], 0x88), _mm512_shuffle_f32x4(part[2], part[3], 0xDD));
+  return op.out(op(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xDD)));
+}
+struct LargerOf {
+  static inline __m512 in(F16 a) { return a.v; }
+  static inline F16 out(__m512 a) { return {a}; }
+  inline __m512 operator()(__m512 a, __m512 b) const { return _mm512_max_ps(a, b); }
+};
+struct SumOf {
+  static inline __m512 in(I16 a) { return _mm512_castsi512_ps(a.v); }
+  static inline I16 out(__m512 a) { return {_mm512_castps_si512(a)}; }
+  inline __m512 operator()(__m512 a, __m512 b) const {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
+};
+// What reduce_max() and reduce_add() give for each of sixteen.
+static inline void reduce_max_each(const F16* v, float* out) { store(out, reduce_each(v, LargerOf{})); }
+static inline void reduce_add_each(const I16* v, int32_t* out) { _mm512_storeu_si512(out, reduce_each(v, SumOf{}).v); }
+
 // Codes of sixteen rows: 64 bytes, byte j of lane r is input j of row r; nibbles hold two such quads.
 static inline B64 load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 static inline void store_bytes(uint8_t* p, B64 a) { _mm512_storeu_si512(p, a.v); }

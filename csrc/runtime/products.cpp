@@ -162,13 +162,16 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
     return;
   }
   const int tile = kernels_.int_cols, tiles = (columns + tile - 1) / tile, threads = pool_.size();
-  const int chunks = (p.num_panels + chunk - 1) / chunk;
-  while (claims.take(thread, threads * chunks, 1, &begin, &end)) {
-    const int owner = begin / chunks, panel = begin % chunks * chunk;
-    const int first = tiles * owner / threads * tile, last = std::min(columns, tiles * (owner + 1) / threads * tile);
+  const int pair = p.interleaved ? 2 : 1, pairs = p.num_panels / pair;
+  while (claims.take_half(thread, threads * pairs, 1, &begin, &end)) {
+    const int owner = begin / pairs, first = tiles * owner / threads * tile, last = std::min(columns, tiles * (owner + 1) / threads * tile);
+    const Activations its = part(a, first, last - first);
     Output own = out;
     own.y += first * out.stride;
-    multiply_panels(thread, p, panel, std::min(panel + chunk, p.num_panels), part(a, first, last - first), own);
+    // Every part begins with other panels: what one thread has just read another would have to get out of its caches.
+    const int turn = pairs * owner / threads, from = begin - owner * pairs + turn, to = end - owner * pairs + turn;
+    if (from < pairs) multiply_panels(thread, p, from * pair, std::min(to, pairs) * pair, its, own);
+    if (to > pairs) multiply_panels(thread, p, std::max(from - pairs, 0) * pair, (to - pairs) * pair, its, own);
   }
 }
 

@@ -181,7 +181,7 @@ void all_products(Report& report) {
 // Zeros, subnormals, the largest numbers: a column whose scales are extreme.
 void quantized_columns(Report& report) {
   for (int group : {32, 40})
-    for (int inputs : {1, 31, 32, 101, 768})
+    for (int inputs : {1, 31, 32, 101, 333, 768})
       report.run(label("quantize_column group %d inputs %d", group, inputs), [&](const std::string& isa, Digest& digest) {
         std::vector<float> x = Random{(uint64_t)inputs}.values(inputs);
         const float extremes[] = {3e38f, -3e38f, 1e-30f, 1e-45f, -0.0f};

@@ -59,7 +59,7 @@ def int8_twin(x: np.ndarray, group: int = 32) -> tuple[np.ndarray, np.ndarray]:
     return codes.reshape(columns, -1), top / np.float32(127)
 
 
-@pytest.mark.parametrize("inputs", [1, 7, 31, 32, 33, 64, 100, 101, 768])
+@pytest.mark.parametrize("inputs", [1, 7, 31, 32, 33, 64, 100, 101, 191, 192, 193, 512, 543, 768])
 def test_int8_activations_are_quantized_as_defined(inputs):
     x = (RNG.standard_normal(inputs) * 3).astype(np.float32)
     x[inputs // 2] = 0.0
@@ -73,8 +73,9 @@ def test_int8_activations_are_quantized_as_defined(inputs):
         assert np.array_equal(sums[:groups], codes[0].reshape(groups, 32).sum(1, dtype=np.int32))
 
 
-def test_int8_activations_of_zeros_and_extremes():
-    x = np.zeros(96, np.float32)
+@pytest.mark.parametrize("inputs", [96, 320])  # few groups one by one, many together
+def test_int8_activations_of_zeros_and_extremes(inputs):
+    x = np.zeros(inputs, np.float32)
     x[40], x[41], x[42] = 3e38, -3e38, 1e-30
     x[70] = 1e-45  # the smallest subnormal: 127 / x overflows to infinity
     results = [K.quantize(isa, x) for isa in ISAS]
