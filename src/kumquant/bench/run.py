@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..engine import Pace
 from ..errors import RequestError
 from ..models import TensorCache
 from ..processors import default_threads
@@ -167,10 +168,13 @@ class _Runner:
         return _timed(lambda: self._decode_steps(sequences, prompt[-1], test.tokens))
 
     def _decode_steps(self, sequences: list[Sequence], first_id: int, count: int) -> None:
-        token_ids = [first_id] * len(sequences)
-        for _ in range(count):
+        """Greedy, in calls of as many steps as the engine would take."""
+        token_ids, pace = [first_id] * len(sequences), Pace()
+        while count:
             inputs = [StepInput(sequence, [last], "sample") for sequence, last in zip(sequences, token_ids)]
-            token_ids = [output.token_id for output in self._model.step(self._pool, inputs)]
+            outputs = pace.decode(self._model, self._pool, inputs, count)
+            token_ids = [its[-1].token_id for its in outputs]
+            count -= len(outputs[0])
 
     def _feed(self, sequence: Sequence, token_ids: list[int], output: Literal["none", "sample"]) -> None:
         for begin in range(0, len(token_ids), PREFILL_CHUNK):

@@ -2,6 +2,7 @@
 
 from .engine import Engine
 from .llm import LLM, TextStream
+from .pace import Pace
 from .request import FinishReason, Generation, Request, TokenLogprob
 from .sampling_params import DEFAULT_MAX_TOKENS, MAX_LOGPROBS, SamplingParams
 
@@ -12,6 +13,7 @@ __all__ = [
     "Engine",
     "FinishReason",
     "Generation",
+    "Pace",
     "Request",
     "SamplingParams",
     "TextStream",

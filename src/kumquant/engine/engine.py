@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import Error, RequestError
@@ -88,11 +87,7 @@ class Engine:
         """Forward and sampling, in one native call. Returns each request's outputs."""
         if not batch.is_decode:
             return [[output] for output in self.model.step(self.pool, batch.inputs)]
-        count = min(self._pace.num_steps(len(batch.inputs)), self._scheduler.num_steps_in_hand(batch))
-        begin = time.perf_counter()
-        outputs = self.model.decode(self.pool, batch.inputs, count)
-        self._pace.note(len(batch.inputs), (time.perf_counter() - begin) / len(outputs[0]))
-        return outputs
+        return self._pace.decode(self.model, self.pool, batch.inputs, self._scheduler.num_steps_in_hand(batch))
 
     def _accept(self, batch: Batch, all_outputs: Sequence[Sequence[StepOutput]]) -> list[Request]:
         advanced = []

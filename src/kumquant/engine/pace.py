@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
+from ..runtime import Model, PagePool, StepInput, StepOutput
+
 MAX_CALL_S = 8e-3  # half a frame on a screen
 MAX_CALL_STEPS = 16
 
@@ -17,6 +22,13 @@ class Pace:
     def __init__(self, max_call_s: float = MAX_CALL_S) -> None:
         self._max_call_s = max_call_s
         self._num_sequences, self._step_s = 0, 0.0
+
+    def decode(self, model: Model, pool: PagePool, inputs: Sequence[StepInput], most: int) -> list[list[StepOutput]]:
+        """``model.decode`` of as many steps as are quick together, at most ``most``."""
+        begin = time.perf_counter()
+        outputs = model.decode(pool, inputs, min(self.num_steps(len(inputs)), most))
+        self.note(len(inputs), (time.perf_counter() - begin) / len(outputs[0]))
+        return outputs
 
     def num_steps(self, num_sequences: int) -> int:
         """Steps of the next call; 1 as long as no step of so many sequences was timed."""
