@@ -48,11 +48,11 @@ void Sampler::adjust(float* logits, int n) const {
 
 int Sampler::draw(const float* logits, int n, const Kernels& kernels, int largest) {
   const int best = largest >= 0 ? largest : kernels.argmax(logits, n);
-  if (config_.temperature <= 0.0f) return best;
+  if (!(config_.temperature > 0.0f)) return best;
   const float top = logits[best];
   if (!(top > kMinusInf) || !std::isfinite(top)) return best;
   weights_.resize(n);
-  const float inverse = 1.0f / config_.temperature;
+  const float inverse = std::min(1.0f / config_.temperature, 1e30f);  // a finite one: the likeliest token's weight is e^(0 * inverse)
   const double total = kernels.exp_sum(logits, n, top, inverse, weights_.data());
   const double u = uniform(config_.seed, drawn_);
 
@@ -103,7 +103,7 @@ int Sampler::draw(const float* logits, int n, const Kernels& kernels, int larges
     seen += (double)weights_[c];
     if (seen > u * sum) return c;
   }
-  return candidates.back();
+  return candidates.empty() ? best : candidates.back();
 }
 
 Choice Sampler::choose(float* logits, int n, const Kernels& kernels, int largest) {

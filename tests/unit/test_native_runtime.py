@@ -407,6 +407,12 @@ def test_top_k_top_p_and_min_p_cut_where_defined():
     assert set(draw(20, temperature=1.0, top_p=1e-6)) == {int(order[0])}
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-45])
+@pytest.mark.parametrize("config", [{}, {"min_p": 0.5}, {"top_p": 0.5}, {"top_k": 3, "min_p": 0.1}])
+def test_the_lowest_temperatures_take_the_largest_logit(temperature, config):
+    assert set(draw(3, temperature=temperature, **config)) == {int(probabilities().argmax())}
+
+
 def test_penalties_bias_and_bans():
     logits = Model.from_arrays(SPEC, PLAIN, threads=1).logits(TOKENS[:4])[-1]
     best = int(logits.argmax())

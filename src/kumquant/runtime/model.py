@@ -264,7 +264,8 @@ def _step_output(output: Output, choice: Any, logits: np.ndarray) -> StepOutput:
 def _step_error(error: Exception, inputs: SequenceOf[StepInput]) -> Error:
     """What the native core raised in a step, as the runtime's own error."""
     if isinstance(error, (IndexError, ValueError)):
-        return lacks_pages(inputs) or RequestError(str(error), where="token ids")
+        where = "token ids" if isinstance(error, IndexError) else None
+        return lacks_pages(inputs) or RequestError(str(error), where=where)
     if isinstance(error, MemoryError):
         return CapacityError("the system has no memory for a step of this size",
                              found=f"{sum(len(item.token_ids) for item in inputs)} tokens of {len(inputs)} sequences",
