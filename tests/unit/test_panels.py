@@ -293,6 +293,17 @@ pack(sys.argv[1])
 """
 
 
+def test_the_next_writers_file_is_not_deleted(folder, monkeypatch):
+    path = pack(folder).path
+
+    def meanwhile(parent):  # between the renaming and the end: the next writer has begun
+        temporary_name(path).write_bytes(b"another's")
+
+    monkeypatch.setattr("kumquant.runtime.panels_writer.fsync_dir", meanwhile)
+    pack(folder, force=True)
+    assert temporary_name(path).read_bytes() == b"another's"
+
+
 def test_a_killed_writer_leaves_the_old_one_and_no_lock(folder, caplog):
     path = pack(folder).path
     old = path.read_bytes()

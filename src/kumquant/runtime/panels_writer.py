@@ -110,19 +110,24 @@ def _locked_temporary(path: Path) -> Iterator[int]:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                is_current = os.path.samestat(os.stat(temporary), os.fstat(descriptor))
-            except FileNotFoundError:
-                is_current = False  # the writer before us has renamed or deleted it
-            if not is_current:
-                continue
+            if not _is_open_as(temporary, descriptor):
+                continue  # the writer before us has renamed or deleted it
             try:
                 yield descriptor
-            finally:  # still under the lock, so it can only be ours
-                temporary.unlink(missing_ok=True)
+            finally:
+                if _is_open_as(temporary, descriptor):  # not renamed, and under the lock nobody else's
+                    temporary.unlink(missing_ok=True)
             return
         finally:
             os.close(descriptor)
+
+
+def _is_open_as(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` names the file that is open as ``descriptor``."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _write_panels(descriptor: int, cache: TensorCache, key: bytes, model: Model, progress: Progress) -> None:
