@@ -136,6 +136,9 @@ def test_paths_that_cannot_be_opened(tmp_path):
         StoredTensors.open(tmp_path / "nowhere")
     with pytest.raises(TensorCacheError, match=r"no manifest in this folder; expected tensor-cache\.json or"):
         StoredTensors.open(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(TensorCacheError, match="Convert it first: kumquant convert"):
+        StoredTensors.open(tmp_path)
     with pytest.raises(TensorCacheError, match="File name too long"):
         StoredTensors.open(tmp_path / ("x" * 300))
     os.mkfifo(tmp_path / "tensor-cache.json")

@@ -142,7 +142,7 @@ def _print(report: BenchReport) -> None:
     print_table(["test", "tokens", "context", "batch", "tokens/s", "min", "max"], rows, "<>>>>>>")
     print()
     print_facts([
-        ("machine", f"{report.cpu}, {report.isa}, {report.threads} threads"),
+        ("machine", f"{report.cpu}, {report.isa}, {counted(report.threads, 'thread')}"),
         ("KV cache", report.kv_dtype),
         ("open", f"{report.open_s * 1e3:.1f} ms"),
         ("first token", f"{report.first_token_s * 1e3:.1f} ms (opening and a prompt of 16 tokens)"),

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from ..evaluate import DEFAULT_TOKENS, DEFAULT_WINDOW, Evaluation, evaluate
 from .options import add_activations, add_json, add_kv_dtype, add_model, add_threads, whole
-from .output import print_facts, print_json
+from .output import counted, print_facts, print_json
 from .progress import progress_for
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 def _facts(result: Evaluation) -> list[tuple[str, str]]:
     facts = [
         ("perplexity", f"{result.perplexity:.4f}"),
-        ("scored tokens", f"{result.scored_tokens:,} in {result.windows} windows of {result.window}"),
+        ("scored tokens", f"{result.scored_tokens:,} in {counted(result.windows, 'window')} of {result.window}"),
     ]
     if result.mean_kl is not None:
         facts += [

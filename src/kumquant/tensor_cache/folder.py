@@ -28,8 +28,11 @@ def find_manifest(path: Path | str) -> Path:
         for name in MANIFEST_NAMES:
             if (path / name).exists():
                 return path / name
+        is_checkpoint = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
         inside = sorted(entry.parent for name in MANIFEST_NAMES[:2] for entry in path.glob(f"*/{name}"))
     hint = "If a conversion was interrupted here, run it again to finish it; else check the path."
+    if is_checkpoint:
+        hint = f"It holds a checkpoint. Convert it first: kumquant convert {path} -o FOLDER"
     if inside:
         hint = f"It holds caches: try {' or '.join(map(str, dict.fromkeys(inside[:_MAX_NAMED])))}."
     raise TensorCacheError("no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
