@@ -1,5 +1,5 @@
-"""Decode speed while other programs want the processors too: tokens per second beside 0, 1 and 2 busy loops, and with all
-threads kept on one processor.
+"""Decode speed while other programs want the processors too: beside 0, 1 and 2 busy loops, and with all threads kept on
+one processor.
 
     python benchmarks/crowded_speed.py CACHE [--threads 1,2] [--seconds 2] [--out FILE.json]
 

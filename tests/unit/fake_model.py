@@ -25,9 +25,12 @@ class FakePool:
     page_bytes = 1024
 
     def __init__(self, num_pages: int) -> None:
-        self.cells: dict[int, list[int]] = {}
-        self._free = list(range(num_pages))
         self.num_pages = num_pages
+        self.reset()
+
+    def reset(self) -> None:
+        self.cells: dict[int, list[int]] = {}
+        self._free = list(range(self.num_pages))
 
     @property
     def num_free(self) -> int:

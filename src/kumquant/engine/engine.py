@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 
 from ..errors import Error, RequestError
 from ..models import depends_on_length
@@ -33,6 +34,7 @@ class Engine:
         self.context_length = min(context_length or model.context_length, num_pages * model.page_tokens)
         self._end_ids = end_ids
         self._pace = Pace(max_call_s)
+        self._whole = Whole(self)
         self._new_decoder = new_decoder
         self._scheduler = Scheduler(
             model, self.pool, reuse_pages=not any(map(depends_on_length, model.spec.ropes)),
@@ -41,7 +43,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        with self._whole:
+            return self._scheduler.has_work
 
     def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
         """Queue a prompt. Raises RequestError if it is empty, too long, or not of this vocabulary."""
@@ -51,10 +54,11 @@ class Engine:
         request = Request(
             prompt_ids, params,
             end_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._end_ids),
-            context_length=self.context_length, decoder=self._new_decoder(),
+            context_length=self.context_length, new_decoder=self._new_decoder,
         )
-        if not request.is_finished:
-            self._scheduler.add(request)
+        with self._whole:
+            if not request.is_finished:
+                self._scheduler.add(request)
         return request
 
     def step(self) -> list[Request]:
@@ -63,21 +67,29 @@ class Engine:
         Where steps are short and all that runs decodes, it is several of them (``Pace``). A step that fails raises its
         Error and ends the requests that were part of it; others go on.
         """
-        batch = self._scheduler.schedule()
+        with self._whole:
+            batch = self._scheduler.schedule()
         try:
-            outputs = self._run(batch)
+            outputs = self._run(batch)  # what Ctrl-C takes away here is computed again
         except Error as error:
-            self._fail(batch, error)
+            with self._whole:
+                self._fail(batch, error)
             raise
-        advanced = self._accept(batch, outputs)
-        self._retire(advanced)
+        with self._whole:
+            advanced = self._accept(batch, outputs)
+            self._retire(advanced)
         return advanced
 
     def abort(self, request: Request) -> None:
         """Give a request up; what it has so far stays its result."""
-        if not request.is_finished:
-            request.finish("abort")
-            self._scheduler.remove(request)
+        with self._whole:
+            if not request.is_finished:
+                request.finish("abort")
+                self._scheduler.remove(request)
+
+    def restart(self) -> None:
+        """Compute everything under way again, from the last tokens that requests accepted."""
+        self._scheduler.restart()
 
     def abandon(self, request: Request) -> None:
         """``abort`` for a request whose result nobody wants; may be called at any moment, from any thread."""
@@ -110,6 +122,27 @@ class Engine:
         for request in advanced:
             if request.is_finished:
                 self._scheduler.remove(request)
+
+
+class Whole:
+    """Around what must not stay half done when Ctrl-C comes into the middle of it: the next such part restarts the
+    engine first.
+
+    A class, because a generator's context takes several times as long.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._is_broken = False
+
+    def __enter__(self) -> None:
+        if self._is_broken:
+            self._engine.restart()
+        self._is_broken = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._is_broken = error is not None and not isinstance(error, Error)
 
 
 def check_prompt(prompt_ids: Sequence[int], context_length: int, vocab_size: int) -> None:

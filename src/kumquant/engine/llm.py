@@ -85,7 +85,10 @@ class LLM:
     @property
     def context_length(self) -> int:
         """Tokens of prompt and output together, at most."""
-        return self._context_length if self.model.spec.is_encoder else self._engine.context_length
+        if self.model.spec.is_encoder:
+            return self._context_length
+        with self._lock:  # the first to ask makes the engine
+            return self._engine.context_length
 
     def generate(self, prompts: Prompt | Sequence[Prompt],
                  params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[Generation]:

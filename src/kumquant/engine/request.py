@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -67,7 +67,7 @@ class Request:
     """
 
     def __init__(self, prompt_ids: Sequence[int], params: SamplingParams, *, end_ids: frozenset[int],
-                 context_length: int, decoder: TextDecoder | None) -> None:
+                 context_length: int, new_decoder: Callable[[], TextDecoder | None]) -> None:
         self.params = params
         self.sampler: SamplerConfig = params.sampler_config()
         self.token_ids = list(prompt_ids)
@@ -80,10 +80,12 @@ class Request:
         self.end_ids = end_ids
         room = context_length - self.num_prompt_tokens
         self._max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
-        self._decoder = decoder
+        self._new_decoder = new_decoder
+        self._decoder = new_decoder()
         self._matcher = StopMatcher(params.stop_strings)
         self._pieces: list[str] = []
         self._num_taken = 0
+        self._num_settled = 0  # output tokens that everything here knows of
         self._logprobs: list[TokenLogprob] = []
         self._started_at = self._first_token_at = self._last_token_at = 0.0
         if self._max_tokens == 0:
@@ -114,6 +116,20 @@ class Request:
 
     def accept(self, output: StepOutput) -> None:
         """Append a sampled token; finishes the request when the token, the text or the count says so."""
+        self._take(output)
+        self._num_settled += 1
+
+    def restore(self) -> None:
+        """After Ctrl-C anywhere: back to the last token that was accepted as a whole, with no place in the KV cache."""
+        outputs = self.token_ids[self.num_prompt_tokens:self.num_prompt_tokens + self._num_settled]
+        decoder, matcher = self._new_decoder(), StopMatcher(self.params.stop_strings)
+        pieces = [] if decoder is None else [matcher.push(decoder.push(token_id)) for token_id in outputs]
+        self.token_ids = self.token_ids[:self.num_prompt_tokens] + outputs
+        self._decoder, self._matcher, self._pieces = decoder, matcher, pieces
+        self._logprobs = self._logprobs[:self._num_settled]
+        self.sequence, self.shared, self.pages = None, [], []
+
+    def _take(self, output: StepOutput) -> None:
         token_id = output.token_id
         self.token_ids.append(token_id)
         self._last_token_at = time.perf_counter()

@@ -40,10 +40,11 @@ class Scheduler:
                  max_running: int = MAX_RUNNING, max_step_tokens: int = MAX_STEP_TOKENS) -> None:
         self._model = model
         self._pool = pool
-        max_idle = MAX_IDLE_BYTES // pool.page_bytes if reuse_pages else 0
-        self._store = PageStore(pool, model.page_tokens, max_idle)
+        self._max_idle = MAX_IDLE_BYTES // pool.page_bytes if reuse_pages else 0
+        self._store = PageStore(pool, model.page_tokens, self._max_idle)
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
+        self._all: dict[Request, None] = {}  # in the order they came
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
         self._abandoned: deque[Request] = deque()
@@ -54,15 +55,30 @@ class Scheduler:
         return bool(self._running or self._waiting)
 
     def add(self, request: Request) -> None:
+        self._all[request] = None
         self._waiting.append(request)
+
+    def restart(self) -> None:
+        """Make sense again of what Ctrl-C left half done: everyone waits, in the order they came, and no page is known.
+
+        May itself be cut short, and then be called again.
+        """
+        unfinished = [request for request in self._all if not request.is_finished]
+        for request in unfinished:
+            request.restore()
+        self._pool.reset()
+        self._store = PageStore(self._pool, self._model.page_tokens, self._max_idle)
+        self._running, self._waiting = [], deque(unfinished)
+        self._all = dict.fromkeys(unfinished)
 
     def schedule(self) -> Batch:
         """What runs in the next step. Not empty if there is work."""
         self._drop_abandoned()
         page_tokens = self._model.page_tokens
+        # Ctrl-C came between a step and its tokens: compute them again. The oldest goes last, to wait in front.
+        for request in [one for one in self._running if one.num_pending <= 0][::-1]:
+            self._preempt(request)
         for request in list(self._running):
-            if request.num_pending <= 0:  # Ctrl-C came between a step and its tokens: compute them again
-                self._preempt(request)
             if len(request.token_ids) > len(request.pages) * page_tokens:
                 self._grow(request)
         while self._waiting and len(self._running) < self._max_running and self._start(self._waiting[0]):
@@ -81,11 +97,13 @@ class Scheduler:
             self._running.remove(request)
         elif request in self._waiting:
             self._waiting.remove(request)
+        self._all.pop(request, None)
 
     def discard(self, request: Request) -> None:
         """Forget a running request and what its own pages hold: a step of it failed."""
         self._release(request, keep=False)
         self._running.remove(request)
+        self._all.pop(request, None)
 
     def abandon(self, request: Request) -> None:
         """``remove``, but at the next occasion: safe at any moment, even in the middle of a step."""
@@ -93,10 +111,11 @@ class Scheduler:
 
     def _drop_abandoned(self) -> None:
         while self._abandoned:
-            request = self._abandoned.popleft()
+            request = self._abandoned[0]
             if not request.is_finished:
                 request.finish("abort")
                 self.remove(request)
+            self._abandoned.popleft()
 
     def _fill_step(self) -> Batch:
         """Decode tokens of everyone first, one each; prompts share what is left of the step."""

@@ -29,6 +29,10 @@ class PagePool:
         self.kv_dtype = kv_dtype
         self.num_pages: int = native.num_pages
         self.page_bytes: int = native.page_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        """Takes all pages back, whoever has them."""
         self._free = list(range(self.num_pages - 1, -1, -1))
 
     @property
