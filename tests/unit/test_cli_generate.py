@@ -132,7 +132,7 @@ def interrupt_after(monkeypatch, steps):
         return step(engine)
 
     monkeypatch.setattr(Engine, "step", limited)
-    monkeypatch.setattr("kumquant.engine.pace.MAX_CALL_STEPS", 1)  # else how many tokens had come is a matter of speed
+    monkeypatch.setattr("kumquant.runtime.pace.MAX_CALL_STEPS", 1)  # else how many tokens had come is a matter of speed
 
 
 def test_ctrl_c_keeps_the_text_so_far(capsys, monkeypatch):

@@ -4,7 +4,8 @@ import pytest
 from fake_model import PAGE_SIZE, FakeDecoder, FakeModel
 
 from kumquant.engine import Engine, SamplingParams
-from kumquant.engine.pace import MAX_CALL_STEPS, Pace
+from kumquant.runtime import Pace
+from kumquant.runtime.pace import MAX_CALL_STEPS
 
 PROMPTS = [[1, 2, 3], [7] * 11, [5, 9], list(range(20)), [1, 2, 4]]
 PIECES = ["<end>", "Hello", " wor", "ld", " END", "!", *"abcdefghijklmnopqrstuvwxyz" * 3]

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..engine import Pace
 from ..errors import RequestError
 from ..models import TensorCache
 from ..processors import default_threads
 from ..progress import NO_PROGRESS, Progress
-from ..runtime import KvDtype, Model, PagePool, SamplerConfig, Sequence, StepInput, fetch_in_huge_pages, panels_paths
+from ..runtime import (
+    KvDtype,
+    Model,
+    Pace,
+    PagePool,
+    SamplerConfig,
+    Sequence,
+    StepInput,
+    fetch_in_huge_pages,
+    panels_paths,
+)
 from .machine import cpu_name, peak_rss_bytes
 from .workload import BATCH_CONTEXT, FIRST_TOKEN_PROMPT, Workload
 

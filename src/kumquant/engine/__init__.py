@@ -2,7 +2,6 @@
 
 from .engine import Engine
 from .llm import LLM, TextStream
-from .pace import Pace
 from .request import FinishReason, Generation, Request, TokenLogprob
 from .sampling_params import DEFAULT_MAX_TOKENS, MAX_LOGPROBS, SamplingParams
 
@@ -13,7 +12,6 @@ __all__ = [
     "Engine",
     "FinishReason",
     "Generation",
-    "Pace",
     "Request",
     "SamplingParams",
     "TextStream",

@@ -7,9 +7,8 @@ from types import TracebackType
 
 from ..errors import Error, RequestError
 from ..models import depends_on_length
-from ..runtime import KvDtype, Model, StepOutput
+from ..runtime import MAX_CALL_S, KvDtype, Model, Pace, StepOutput
 from .memory import Activations
-from .pace import MAX_CALL_S, Pace
 from .request import Request, TextDecoder
 from .sampling_params import SamplingParams
 from .scheduler import MAX_RUNNING, MAX_STEP_TOKENS, Batch, Scheduler

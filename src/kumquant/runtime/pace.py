@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ..runtime import Model, PagePool, StepInput, StepOutput
+from .model import Model, StepInput, StepOutput
+from .pages import PagePool
 
 MAX_CALL_S = 8e-3  # half a frame on a screen
 MAX_CALL_STEPS = 16
