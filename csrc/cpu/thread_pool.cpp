@@ -83,15 +83,17 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   job(0);
-  spin_until(spins_, [this] { return running_.load(std::memory_order_acquire) == 0; }, [this] { return shares_processor(0, 1, threads_); });
+  spin_until(spins_, [this] { return running_.load(std::memory_order_acquire) == 0; }, [this] {
+    for (int i = 1; i < threads_; i++)
+      if (shares_processor(i)) return true;
+    return false;
+  });
 }
 
-// Whether one of threads [begin, end) was last seen on the processor of the calling one, `thread`.
-bool ThreadPool::shares_processor(int thread, int begin, int end) const {
+// Whether a thread was last seen on the processor of the calling one.
+bool ThreadPool::shares_processor(int other) const {
   const int here = this_processor();
-  for (int i = begin; i < end; i++)
-    if (here >= 0 && i != thread && arrivals_[i].processor.load(std::memory_order_relaxed) == here) return true;
-  return false;
+  return here >= 0 && arrivals_[other].processor.load(std::memory_order_relaxed) == here;
 }
 
 void ThreadPool::barrier(int thread) {
@@ -99,13 +101,19 @@ void ThreadPool::barrier(int thread) {
   const uint32_t now = arrivals_[thread].barriers.load(std::memory_order_relaxed) + 1;
   arrivals_[thread].processor.store(this_processor(), std::memory_order_relaxed);
   arrivals_[thread].barriers.store(now, std::memory_order_release);
-  auto wait_for = [&](const std::atomic<uint32_t>& count, int begin, int end) {  // may be at the next barrier already
-    spin_until(spins_, [&] { return (int32_t)(count.load(std::memory_order_acquire) - now) >= 0; },
-               [&] { return shares_processor(thread, begin, end); });
+  auto has_come = [&](const std::atomic<uint32_t>& count) {  // may be at the next barrier already
+    return (int32_t)(count.load(std::memory_order_acquire) - now) >= 0;
   };
-  if (threads_ > kDirectThreads && thread) return wait_for(passed_, 0, threads_);
+  if (threads_ > kDirectThreads && thread) {
+    spin_until(spins_, [&] { return has_come(passed_); }, [&] {
+      for (int i = 0; i < threads_; i++)
+        if (i != thread && (i == 0 || !has_come(arrivals_[i].barriers)) && shares_processor(i)) return true;
+      return false;
+    });
+    return;
+  }
   for (int i = 0; i < threads_; i++)
-    if (i != thread) wait_for(arrivals_[i].barriers, i, i + 1);
+    if (i != thread) spin_until(spins_, [&] { return has_come(arrivals_[i].barriers); }, [&] { return shares_processor(i); });
   if (threads_ > kDirectThreads) passed_.store(now, std::memory_order_release);
 }
 
@@ -113,7 +121,7 @@ void ThreadPool::work(int index) {
   uint32_t seen = 0;
   for (;;) {
     for (int i = 1; generation_.load(std::memory_order_acquire) == seen; i++) {
-      if (i < std::min(spins_, kIdleSpins) && (i % kSpinsCrowded || !shares_processor(index, 0, 1)))
+      if (i < std::min(spins_, kIdleSpins) && (i % kSpinsCrowded || !shares_processor(0)))
         relax();
       else
         generation_.wait(seen, std::memory_order_acquire);

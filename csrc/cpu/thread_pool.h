@@ -1,7 +1,8 @@
 // A persistent pool: one job at a time runs on every thread, the caller included, with barriers inside the job.
 //
 // Threads spin briefly between jobs and at barriers (a decode step has dozens of barriers of well under a microsecond of
-// work), then yield, then sleep, so an idle pool costs nothing and an oversubscribed machine still moves.
+// work), then yield, then sleep, so an idle pool costs nothing and an oversubscribed machine still moves. One that shares a
+// processor with a thread it waits for does so at once.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -29,7 +30,7 @@ class ThreadPool {
 
  private:
   void work(int index);
-  bool shares_processor(int thread, int begin, int end) const;
+  bool shares_processor(int other) const;
   void stop();
 
   const int threads_;

@@ -357,8 +357,6 @@ static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& 
 
 constexpr int kManyGroups = 6;  // from here on they are quicker together
 
-// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
-//
 // The next groups of one column of a tile, w columns wide.
 struct TileColumn {
   int8_t* codes;
@@ -369,6 +367,7 @@ struct TileColumn {
 
 static inline I16 int8_codes(F16 x, F16 inverse) { return round_to_int(min(max(mul(x, inverse), set1(-127.0f)), set1(127.0f))); }
 
+// Symmetric int8 per group: scale = max|x| / 127, code = round half even(x * (127 / max|x|)).
 // V: vectors of a group, of which n values are there.
 template <int V>
 static inline void quantize_group(const float* x, int n, int group, int zero_point, TileColumn& to) {
@@ -434,8 +433,12 @@ static void quantize_column(const float* x, int inputs, int zero_point, const In
   const size_t before = (size_t)first * tiles.groups + (size_t)begin * w;  // groups of columns
   TileColumn to{tiles.codes + before * group + c * 4, tiles.scales + before + c, tiles.init + before + c, w};
   int g = begin;
-  if (group == 32)
-    for (int count; (count = min_int(16, min_int(end, inputs / 32) - g)) >= kManyGroups; g += count) quantize_many(x + g * 32, count, zero_point, to);
+  const int whole = group == 32 ? min_int(end, inputs / 32) : g;
+  while (whole - g >= kManyGroups) {
+    const int count = min_int(16, whole - g);
+    quantize_many(x + g * 32, count, zero_point, to);
+    g += count;
+  }
   for (; g < end; g++) {
     const int n = max_int(0, min_int(group, inputs - g * group));
     if (group == 32)

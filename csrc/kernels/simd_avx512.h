@@ -62,18 +62,20 @@ static inline float reduce_max(F16 a) {
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
 
-// Transposes while it reduces: two shuffles and one operation for two vectors, where each alone takes four times that.
+// Transposes while it reduces, in the order of reduce_max(): two shuffles and one operation for two vectors, where each alone
+// takes four times that.
 template <class V, class Op>
 static inline V reduce_each(const V* v, Op op) {
-  __m512 part[4];  // in each quarter of part[i]: what that quarter of v[4 i] to v[4 i + 3] gives
-  for (int i = 0; i < 4; i++) {
-    const __m512 a = op.in(v[4 * i]), b = op.in(v[4 * i + 1]), c = op.in(v[4 * i + 2]), d = op.in(v[4 * i + 3]);
-    const __m512 ab = op(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = op(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    part[i] = op(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  __m512 part[4];  // in quarter q of part[j]: what the lanes of v[4 q + j] that are four apart give
+  for (int j = 0; j < 4; j++) {
+    const __m512 a = op.in(v[j]), b = op.in(v[4 + j]), c = op.in(v[8 + j]), d = op.in(v[12 + j]);
+    const __m512 ab = op(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+    const __m512 cd = op(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+    part[j] = op(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
   }
-  const __m512 low = op(_mm512_shuffle_f32x4(part[0], part[1], 0x88), _mm512_shuffle_f32x4(part[0], part[1], 0xDD));
-  const __m512 high = op(_mm512_shuffle_f32x4(part[2], part[3], 0x88), _mm512_shuffle_f32x4(part[2], part[3], 0xDD));
-  return op.out(op(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xDD)));
+  const __m512 low = op(_mm512_shuffle_ps(part[0], part[1], 0x44), _mm512_shuffle_ps(part[0], part[1], 0xEE));
+  const __m512 high = op(_mm512_shuffle_ps(part[2], part[3], 0x44), _mm512_shuffle_ps(part[2], part[3], 0xEE));
+  return op.out(op(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xDD)));
 }
 struct LargerOf {
   static inline __m512 in(F16 a) { return a.v; }

@@ -103,7 +103,7 @@ int Sampler::draw(const float* logits, int n, const Kernels& kernels, int larges
     seen += (double)weights_[c];
     if (seen > u * sum) return c;
   }
-  return candidates.empty() ? best : candidates.back();
+  return candidates.back();
 }
 
 Choice Sampler::choose(float* logits, int n, const Kernels& kernels, int largest) {

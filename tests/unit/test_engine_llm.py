@@ -1,6 +1,8 @@
 """LLM: prompts of every kind, streams, chat, the edges; on the fake model."""
 
+import gc
 import json
+import weakref
 
 import fake_llm
 import numpy as np
@@ -174,6 +176,18 @@ def test_a_closed_llm_says_so(llm):
     llm.close()
     with pytest.raises(RequestError, match="this LLM is closed"):
         llm.generate("Hi")
+
+
+def test_close_frees_the_engine_at_once(llm):
+    """And with it the model and its pages, without waiting for the garbage collector."""
+    llm.generate("a")
+    engine = weakref.ref(llm._engine)
+    gc.disable()
+    try:
+        llm.close()
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 def test_without_params_the_models_own_recommendation_counts(monkeypatch, tmp_path):

@@ -75,6 +75,24 @@ def test_what_comes_after_a_stop_string_in_the_same_call_is_dropped():
     assert again.result().token_ids == alone.token_ids
 
 
+@pytest.mark.parametrize("prompt", [[5], [1] * (PAGE_SIZE + 1)])
+def test_the_first_token_comes_alone(prompt):
+    """Also where only one token of the prompt is left to compute, and steps were timed before."""
+    engine = Engine(FakeModel(), num_pages=64, max_call_s=MANY_STEPS)
+    params = SamplingParams(max_tokens=8, temperature=0)
+    for _ in range(2):
+        request = engine.add(prompt, params)
+        engine.step()
+        assert request.num_output_tokens == 1
+        while engine.has_work:
+            engine.step()
+
+
+def test_nothing_to_do_is_no_step():
+    engine = Engine(FakeModel(), num_pages=64, max_call_s=MANY_STEPS)
+    assert engine.step() == [] and engine.model.step_sizes == []
+
+
 def test_pieces_of_text_stay_single():
     engine = Engine(FakeModel(script=[1, 2, 3, 4]), num_pages=64, max_call_s=MANY_STEPS,
                     new_decoder=lambda: FakeDecoder(PIECES))

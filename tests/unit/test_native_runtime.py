@@ -10,6 +10,7 @@ import pytest
 
 from kumquant import _native
 from kumquant.convert import convert
+from kumquant.engine import Engine, SamplingParams
 from kumquant.errors import CapacityError, RequestError, TensorCacheError
 from kumquant.models import DecoderSpec, RopeSpec, TensorCache
 from kumquant.runtime import KV_DTYPES, Model, SamplerConfig, StepInput, reference
@@ -302,6 +303,33 @@ def test_rewinding_a_sequence_forgets_the_tail():
     sequence.add_pages(pool.allocate(1))
     got = model.step(pool, [StepInput(sequence, TOKENS[60:70], "last")])[0].logits
     assert got.tobytes() == model.logits(TOKENS[:70])[-1:].tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.parametrize("threads", [2, 3, 6])
+def test_threads_on_one_processor_give_way_to_each_other(threads):
+    """As the system places them while others are busy; the pool had counted on a processor for each."""
+    wanted = run_in_chunks(Model.from_arrays(SPEC, QUANTIZED, threads=1), TOKENS[:20], [8] + [1] * 12, "int8")
+    model = Model.from_arrays(SPEC, QUANTIZED, threads=threads)
+    usable = os.sched_getaffinity(0)
+    tasks = [int(task) for task in os.listdir("/proc/self/task")]
+    try:
+        for task in tasks:
+            os.sched_setaffinity(task, {min(usable)})
+        found = run_in_chunks(model, TOKENS[:20], [8] + [1] * 12, "int8")
+    finally:
+        for task in tasks:
+            os.sched_setaffinity(task, usable)
+    assert found.tobytes() == wanted.tobytes()
+
+
+def test_end_ids_that_no_model_has():
+    spec = Model.from_arrays(SPEC, PLAIN, threads=1)
+    engine = Engine(spec, num_pages=4, end_ids=frozenset({2**40, -1, 3}))
+    request = engine.add([1, 2], SamplingParams(max_tokens=3, seed=1))
+    while not request.is_finished:
+        engine.step()
+    assert 1 <= len(request.result().token_ids) <= 3
 
 
 def test_two_models_with_different_threads_in_one_process():

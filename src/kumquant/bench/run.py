@@ -177,7 +177,7 @@ class _Runner:
         return _timed(lambda: self._decode_steps(sequences, prompt[-1], test.tokens))
 
     def _decode_steps(self, sequences: list[Sequence], first_id: int, count: int) -> None:
-        """Greedy, in calls of as many steps as the engine would take."""
+        """Greedy, in calls of as many steps as the engine takes within a page."""
         token_ids, pace = [first_id] * len(sequences), Pace()
         while count:
             inputs = [StepInput(sequence, [last], "sample") for sequence, last in zip(sequences, token_ids)]

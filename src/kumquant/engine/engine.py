@@ -31,18 +31,18 @@ class Engine:
         self.model = model
         self.pool = model.new_pool(num_pages, activations, kv_dtype)
         self.context_length = min(context_length or model.context_length, num_pages * model.page_tokens)
-        self._end_ids = end_ids
+        self._end_ids = frozenset(one for one in end_ids if one < model.vocab_size)  # others never come
         self._pace = Pace(max_call_s)
-        self._whole = Whole(self)
         self._new_decoder = new_decoder
         self._scheduler = Scheduler(
             model, self.pool, reuse_pages=not any(map(depends_on_length, model.spec.ropes)),
             max_running=max_running, max_step_tokens=max_step_tokens,
         )
+        self._guard = InterruptGuard(self._scheduler)
 
     @property
     def has_work(self) -> bool:
-        with self._whole:
+        with self._guard:
             return self._scheduler.has_work
 
     def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
@@ -55,7 +55,7 @@ class Engine:
             end_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._end_ids),
             context_length=self.context_length, new_decoder=self._new_decoder,
         )
-        with self._whole:
+        with self._guard:
             if not request.is_finished:
                 self._scheduler.add(request)
         return request
@@ -66,29 +66,27 @@ class Engine:
         Where steps are short and all that runs decodes, it is several of them (``Pace``). A step that fails raises its
         Error and ends the requests that were part of it; others go on.
         """
-        with self._whole:
+        with self._guard:
             batch = self._scheduler.schedule()
+        if not batch.requests:
+            return []
         try:
             outputs = self._run(batch)  # what Ctrl-C takes away here is computed again
         except Error as error:
-            with self._whole:
+            with self._guard:
                 self._fail(batch, error)
             raise
-        with self._whole:
+        with self._guard:
             advanced = self._accept(batch, outputs)
             self._retire(advanced)
         return advanced
 
     def abort(self, request: Request) -> None:
         """Give a request up; what it has so far stays its result."""
-        with self._whole:
+        with self._guard:
             if not request.is_finished:
                 request.finish("abort")
                 self._scheduler.remove(request)
-
-    def restart(self) -> None:
-        """Compute everything under way again, from the last tokens that requests accepted."""
-        self._scheduler.restart()
 
     def abandon(self, request: Request) -> None:
         """``abort`` for a request whose result nobody wants; may be called at any moment, from any thread."""
@@ -114,8 +112,8 @@ class Engine:
     def _fail(self, batch: Batch, error: Error) -> None:
         """End the requests of a step that failed: some of its tokens may be computed and sampled, others not."""
         for request in batch.requests:
-            self._scheduler.discard(request)
             request.fail(error)
+            self._scheduler.discard(request)
 
     def _retire(self, advanced: list[Request]) -> None:
         for request in advanced:
@@ -123,25 +121,25 @@ class Engine:
                 self._scheduler.remove(request)
 
 
-class Whole:
-    """Around what must not stay half done when Ctrl-C comes into the middle of it: the next such part restarts the
-    engine first.
+class InterruptGuard:
+    """Around what must not stay half done when Ctrl-C comes into the middle of it: whatever ends such a part by an
+    exception, the next one makes the scheduler start anew.
 
     A class, because a generator's context takes several times as long.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._is_broken = False
 
     def __enter__(self) -> None:
         if self._is_broken:
-            self._engine.restart()
+            self._scheduler.restart()
         self._is_broken = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._is_broken = error is not None and not isinstance(error, Error)
+        self._is_broken = error is not None
 
 
 def check_prompt(prompt_ids: Sequence[int], context_length: int, vocab_size: int) -> None:

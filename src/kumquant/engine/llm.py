@@ -109,7 +109,9 @@ class LLM:
                 for request in requests:
                     while not request.is_finished:
                         self._engine.step()
-            finally:  # after an error or Ctrl-C none may stay behind
+            finally:  # after an error or Ctrl-C, or several, none may stay behind
+                for request in requests:
+                    self._engine.abandon(request)
                 for request in requests:
                     self._engine.abort(request)
         return [request.result() for request in requests]

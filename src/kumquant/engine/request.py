@@ -127,7 +127,7 @@ class Request:
         self.token_ids = self.token_ids[:self.num_prompt_tokens] + outputs
         self._decoder, self._matcher, self._pieces = decoder, matcher, pieces
         self._logprobs = self._logprobs[:self._num_settled]
-        self.sequence, self.shared, self.pages = None, [], []
+        self.error, self.sequence, self.shared, self.pages = None, None, [], []
 
     def _take(self, output: StepOutput) -> None:
         token_id = output.token_id
@@ -163,7 +163,8 @@ class Request:
 
     def take_piece(self) -> str:
         """The next piece of text that was not taken yet: a token's, or what was held back; "" when there is none."""
-        while self._num_taken < len(self._pieces):
+        num_sure = len(self._pieces) if self.is_finished else min(len(self._pieces), self._num_settled)
+        while self._num_taken < num_sure:
             self._num_taken += 1
             piece = self._pieces[self._num_taken - 1]
             if piece:

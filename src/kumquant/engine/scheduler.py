@@ -23,8 +23,9 @@ class Batch:
 
     @property
     def is_decode(self) -> bool:
-        """Whether every request feeds one token and gets one."""
-        return all(len(fed.token_ids) == 1 and fed.output == "sample" for fed in self.inputs)
+        """Whether every request feeds one token, the one it got last, and gets another."""
+        return all(len(fed.token_ids) == 1 and request.num_output_tokens
+                   for request, fed in zip(self.requests, self.inputs))
 
 
 class Scheduler:
