@@ -355,7 +355,7 @@ static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& 
   }
 }
 
-constexpr int kManyGroups = 6;  // from here on they are quicker together
+constexpr int kManyGroups = 6;  // fewer are not worth a tree for sixteen
 
 // The next groups of one column of a tile, w columns wide.
 struct TileColumn {

@@ -165,14 +165,9 @@ void Model::multiply(int thread, const Linear& linear, const Activations& a, con
   const int pair = p.interleaved ? 2 : 1, pairs = p.num_panels / pair;
   while (claims.take_half(thread, threads * pairs, 1, &begin, &end)) {
     const int owner = begin / pairs, first = tiles * owner / threads * tile, last = std::min(columns, tiles * (owner + 1) / threads * tile);
-    const Activations its = part(a, first, last - first);
     Output own = out;
     own.y += first * out.stride;
-    // Every part begins with other panels: what one thread has just read another would have to get out of its caches. Weights that
-    // come from DRAM had better come once.
-    const int turn = p.cached ? pairs * owner / threads : 0, from = begin - owner * pairs + turn, to = end - owner * pairs + turn;
-    if (from < pairs) multiply_panels(thread, p, from * pair, std::min(to, pairs) * pair, its, own);
-    if (to > pairs) multiply_panels(thread, p, std::max(from - pairs, 0) * pair, (to - pairs) * pair, its, own);
+    multiply_panels(thread, p, (begin - owner * pairs) * pair, (end - owner * pairs) * pair, part(a, first, last - first), own);
   }
 }
 

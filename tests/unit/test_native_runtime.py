@@ -324,8 +324,7 @@ def test_threads_on_one_processor_give_way_to_each_other(threads):
 
 
 def test_end_ids_that_no_model_has():
-    spec = Model.from_arrays(SPEC, PLAIN, threads=1)
-    engine = Engine(spec, num_pages=4, end_ids=frozenset({2**40, -1, 3}))
+    engine = Engine(Model.from_arrays(SPEC, PLAIN, threads=1), num_pages=4, end_ids=frozenset({2**40, -1, 3}))
     request = engine.add([1, 2], SamplingParams(max_tokens=3, seed=1))
     while not request.is_finished:
         engine.step()

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ..errors import TensorCacheError
 from ..hub import MANIFESTS, TWINS, local_folder
+from ..tensor_cache import holds_weights
 from .progress import progress_for
-
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def with_local_model(args: argparse.Namespace) -> argparse.Namespace:
@@ -30,4 +29,4 @@ def _is_checkpoint(path: Path) -> bool:
         return path.suffix == ".gguf" and path.is_file()
     if any((path / name).exists() for name in MANIFESTS + TWINS):
         return False
-    return any(match for pattern in _WEIGHTS for match in path.glob(pattern))
+    return holds_weights(path)

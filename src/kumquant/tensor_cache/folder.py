@@ -12,6 +12,7 @@ from .manifest import MANIFEST_NAMES, Manifest
 from .validate import MAX_MANIFEST_BYTES, validate
 
 _MAX_NAMED = 5
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def find_manifest(path: Path | str) -> Path:
@@ -28,7 +29,7 @@ def find_manifest(path: Path | str) -> Path:
         for name in MANIFEST_NAMES:
             if (path / name).exists():
                 return path / name
-        is_checkpoint = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))
+        is_checkpoint = holds_weights(path)
         inside = sorted(entry.parent for name in MANIFEST_NAMES[:2] for entry in path.glob(f"*/{name}"))
     hint = "If a conversion was interrupted here, run it again to finish it; else check the path."
     if is_checkpoint:
@@ -37,6 +38,11 @@ def find_manifest(path: Path | str) -> Path:
         hint = f"It holds caches: try {' or '.join(map(str, dict.fromkeys(inside[:_MAX_NAMED])))}."
     raise TensorCacheError("no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
                            hint=hint)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether files of a checkpoint, still to be converted, stand in ``folder``."""
+    return any(match for pattern in _WEIGHTS for match in folder.glob(pattern))
 
 
 def read_manifest(path: Path, *, check_sizes: bool = True, allow_missing_shards: bool = False) -> Manifest:
