@@ -89,3 +89,9 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
             temporary.unlink(missing_ok=True)
             raise
         fsync_dir(path.parent)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether files of a checkpoint, still to be converted, stand in ``folder``."""
+    patterns = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
+    return any(match for pattern in patterns for match in folder.glob(pattern))

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..errors import TensorCacheError
+from ..files import holds_weights
 from ..hub import MANIFESTS, TWINS, local_folder
-from ..tensor_cache import holds_weights
 from .progress import progress_for
 
 

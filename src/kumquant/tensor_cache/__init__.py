@@ -8,7 +8,7 @@ Decoding: ``decode_groups``, ``dequantize_record``. The format in words: docs/fo
 from __future__ import annotations
 
 from .decode import DEFAULT_BLOCK, PART_SUFFIXES, decode_awq, decode_blocks, decode_groups, dequantize_record
-from .folder import find_manifest, holds_weights, read_manifest
+from .folder import find_manifest, read_manifest
 from .manifest import MANIFEST_NAME, MANIFEST_NAMES, TWIN_NAME, Manifest, Record, Shard
 from .plan import SHARD_CAP, FinishedShard, ShardPlan, plan_shards
 from .stored import NoSuchRecordError, StoredTensors
@@ -38,7 +38,6 @@ __all__ = [
     "decode_groups",
     "dequantize_record",
     "find_manifest",
-    "holds_weights",
     "plan_shards",
     "read_manifest",
     "shards_that_verify",

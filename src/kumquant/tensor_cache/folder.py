@@ -7,12 +7,11 @@ import stat
 from pathlib import Path
 
 from ..errors import TensorCacheError
-from ..files import translated_os_errors
+from ..files import holds_weights, translated_os_errors
 from .manifest import MANIFEST_NAMES, Manifest
 from .validate import MAX_MANIFEST_BYTES, validate
 
 _MAX_NAMED = 5
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def find_manifest(path: Path | str) -> Path:
@@ -38,11 +37,6 @@ def find_manifest(path: Path | str) -> Path:
         hint = f"It holds caches: try {' or '.join(map(str, dict.fromkeys(inside[:_MAX_NAMED])))}."
     raise TensorCacheError("no manifest in this folder", where=path, expected=" or ".join(MANIFEST_NAMES[:2]),
                            hint=hint)
-
-
-def holds_weights(folder: Path) -> bool:
-    """Whether files of a checkpoint, still to be converted, stand in ``folder``."""
-    return any(match for pattern in _WEIGHTS for match in folder.glob(pattern))
 
 
 def read_manifest(path: Path, *, check_sizes: bool = True, allow_missing_shards: bool = False) -> Manifest:
