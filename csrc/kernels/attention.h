@@ -20,31 +20,75 @@
 namespace kq {
 namespace KQ_ISA {
 
-// Turns a row's scores s[from, stop) of one chunk into weights 2^(score * log2(e) - top); tokens outside [first, last]
+// reduce_max() and reduce_add() of R vectors; all at once where they are many.
+template <int R>
+static inline void reduce_max_rows(F16* v, float* out) {
+  if constexpr (R < 6) {
+    for (int r = 0; r < R; r++) out[r] = reduce_max(v[r]);
+  } else {
+    float all[16];
+    for (int r = R; r < 16; r++) v[r] = v[0];
+    reduce_max_each(v, all);
+    for (int r = 0; r < R; r++) out[r] = all[r];
+  }
+}
+template <int R>
+static inline void reduce_add_rows(F16* v, float* out) {
+  if constexpr (R < 6) {
+    for (int r = 0; r < R; r++) out[r] = reduce_add(v[r]);
+  } else {
+    float all[16];
+    for (int r = R; r < 16; r++) v[r] = v[0];
+    reduce_add_each(v, all);
+    for (int r = 0; r < R; r++) out[r] = all[r];
+  }
+}
+
+// Gives the scores s[from, stop) of tokens outside [first, last] -inf. from and stop: multiples of 16.
+static inline void mask_scores(float* s, int from, int stop, int first, int last) {
+  static constexpr float places[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const F16 minus_inf = set1(-__builtin_inff());
+  for (int t = from; t < min_int(first, stop); t += 16)
+    store(s + t, select_lt(load(places), set1((float)(first - t)), minus_inf, load(s + t)));
+  for (int t = max_int((last + 1) / 16 * 16, from); t < stop; t += 16)
+    store(s + t, select_lt(set1((float)(last - t)), load(places), minus_inf, load(s + t)));
+}
+
+// Turns scores[from, stop) of R rows of one chunk into weights 2^(score * log2(e) - top); tokens outside first .. last of the row
 // get 0. top: the largest score, in powers of two; -inf when nothing of the chunk is visible. sum: of the weights.
-static inline void softmax_chunk(float* s, int from, int stop, int first, int last, float cap, float* top, float* sum) {
-  const float minus_inf = -__builtin_inff();
-  if (cap > 0.0f)
-    for (int t = from; t < stop; t += 16) store(s + t, capped(load(s + t), cap));
-  for (int t = from; t < min_int(first, stop); t++) s[t] = minus_inf;
-  for (int t = max_int(last + 1, from); t < stop; t++) s[t] = minus_inf;
-  F16 high = set1(minus_inf);
-  for (int t = from; t < stop; t += 16) high = max(high, load(s + t));
-  const float log2_e = 1.44269504f, chunk_top = reduce_max(high);
-  *top = chunk_top * log2_e;
-  *sum = 0.0f;
-  if (chunk_top == minus_inf) {
-    for (int t = from; t < stop; t++) s[t] = 0.0f;
-    return;
+// All rows' largest first, then all weights: one row's wait for its largest score would last as long as its weights take.
+template <int R>
+static inline void softmax_chunk(float* scores, int from, int stop, const int* first, const int* last, float cap, float* top, float* sum) {
+  const float minus_inf = -__builtin_inff(), log2_e = 1.44269504f;
+  F16 lanes[16];
+  float highest[16];
+  for (int r = 0; r < R; r++) {
+    float* s = scores + (size_t)r * kChunkTokens;
+    if (cap > 0.0f)
+      for (int t = from; t < stop; t += 16) store(s + t, capped(load(s + t), cap));
+    mask_scores(s, from, stop, first[r], last[r]);
+    lanes[r] = set1(minus_inf);
+    for (int t = from; t < stop; t += 16) lanes[r] = max(lanes[r], load(s + t));
   }
-  const F16 scale = set1(log2_e), shift = set1(-*top);
-  F16 acc = zero();
-  for (int t = from; t < stop; t += 16) {
-    F16 e = exp2(fma(load(s + t), scale, shift));
-    store(s + t, e);
-    acc = add(acc, e);
+  reduce_max_rows<R>(lanes, highest);
+  for (int r = 0; r < R; r++) {
+    float* s = scores + (size_t)r * kChunkTokens;
+    top[r] = highest[r] * log2_e;
+    lanes[r] = zero();
+    if (highest[r] == minus_inf) {
+      for (int t = from; t < stop; t += 16) store(s + t, zero());
+      continue;
+    }
+    const F16 scale = set1(log2_e), shift = set1(-top[r]);
+    F16 acc = zero();
+    for (int t = from; t < stop; t += 16) {
+      F16 e = exp2(fma(load(s + t), scale, shift));
+      store(s + t, e);
+      acc = add(acc, e);
+    }
+    lanes[r] = acc;
   }
-  *sum = reduce_add(acc);
+  reduce_add_rows<R>(lanes, sum);
 }
 
 // What a chunk gives, or what all chunks so far give: values (rows, padded_dim), and per row top and sum as above.
@@ -63,10 +107,7 @@ static void attend_chunk(const Cells& cells, const AttentionRows& a, int begin, 
     with_columns<Cells::rows>(min_int(Cells::rows, a.rows - r0), [&](auto n) {
       constexpr int R = decltype(n)::value;
       cells.template score<R>(r0, from, to, scores);
-      for (int i = 0; i < R; i++) {
-        const int r = r0 + i;
-        softmax_chunk(scores + (size_t)i * kChunkTokens - chunk, from, stop, a.first[r], a.last[r], a.cap, out.top + r, out.sum + r);
-      }
+      softmax_chunk<R>(scores - chunk, from, stop, a.first + r0, a.last + r0, a.cap, out.top + r0, out.sum + r0);
       cells.template weigh<R>(r0, max_int(begin, chunk), to, scores, out.values + (size_t)r0 * cells.kv.padded_dim);
     });
 }
@@ -78,15 +119,21 @@ static inline void start_partial(const Partial& p, int rows, int padded) {
 
 // The next chunk joins the earlier ones.
 static void join_chunk(const Partial& all, const Partial& chunk, int rows, int padded) {
+  float keep[16], take[16];
   for (int r = 0; r < rows; r++) {
+    if (r % 16 == 0) {  // sixteen rows at a time; the exponentials would take longer than all else
+      const int n = min_int(16, rows - r);
+      const F16 earlier = load_n(all.top + r, n), later = load_n(chunk.top + r, n), top = max(earlier, later);
+      store(keep, exp2(sub(earlier, top)));
+      store(take, exp2(sub(later, top)));
+    }
     if (chunk.top[r] == -__builtin_inff()) continue;
-    const float top = all.top[r] > chunk.top[r] ? all.top[r] : chunk.top[r];
-    const float keep = exp2_scalar(all.top[r] - top), take = exp2_scalar(chunk.top[r] - top);
-    all.sum[r] = __builtin_fmaf(chunk.sum[r], take, all.sum[r] * keep);
-    all.top[r] = top;
+    const float k = keep[r % 16], t = take[r % 16];
+    all.sum[r] = __builtin_fmaf(chunk.sum[r], t, all.sum[r] * k);
+    all.top[r] = all.top[r] > chunk.top[r] ? all.top[r] : chunk.top[r];
     float* total = all.values + (size_t)r * padded;
     const float* part = chunk.values + (size_t)r * padded;
-    for (int d = 0; d < padded; d += 16) store(total + d, fma(load(part + d), set1(take), mul(load(total + d), set1(keep))));
+    for (int d = 0; d < padded; d += 16) store(total + d, fma(load(part + d), set1(t), mul(load(total + d), set1(k))));
   }
 }
 

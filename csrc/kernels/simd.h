@@ -62,6 +62,9 @@ struct NibbleDot {
 static inline void reduce_max_each(const F16* v, float* out) {
   for (int i = 0; i < 16; i++) out[i] = reduce_max(v[i]);
 }
+static inline void reduce_add_each(const F16* v, float* out) {
+  for (int i = 0; i < 16; i++) out[i] = reduce_add(v[i]);
+}
 static inline void reduce_add_each(const I16* v, int32_t* out) {
   for (int i = 0; i < 16; i++) out[i] = reduce_add(v[i]);
 }
@@ -79,15 +82,17 @@ static inline void add_columns(Dot* dot, B64 codes, const int8_t* quads) {
 }
 #endif
 
+// Added to a number of magnitude below 2^21, it leaves the nearest integer in the lowest bits, and taking it away that integer.
+constexpr float kToInteger = 12582912.0f;
+
 // e^x to about 1 ulp for x in [-87.3, 88.7]; 0 below (so also for -inf), the largest result above. exp(0) is exactly 1.
 // r = x - n ln 2 in two steps (Cody and Waite); the polynomial is the minimax one of degree 6 on |r| <= ln 2 / 2.
 static inline F16 exp(F16 x) {
   const F16 lo = set1(-87.3f);
   F16 c = min(max(x, lo), set1(88.3f));
-  I16 n = round_to_int(mul(c, set1(1.44269504f)));
-  F16 nf = to_float(n);
-  F16 r = fma(nf, set1(-0.693359375f), c);
-  r = fma(nf, set1(2.12194440e-4f), r);
+  const F16 to_integer = set1(kToInteger), ends_in_n = fma(c, set1(1.44269504f), to_integer), n = sub(ends_in_n, to_integer);
+  F16 r = fma(n, set1(-0.693359375f), c);
+  r = fma(n, set1(2.12194440e-4f), r);
   F16 p = set1(1.9875691500e-4f);
   p = fma(p, r, set1(1.3981999507e-3f));
   p = fma(p, r, set1(8.3334519073e-3f));
@@ -96,13 +101,13 @@ static inline F16 exp(F16 x) {
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(mul(r, r), p, r);
   p = add(p, set1(1.0f));
-  return select_lt(x, lo, zero(), mul(p, pow2(n)));
+  return zero_lt(x, lo, add_to_exponent(p, ends_in_n));
 }
 
 // 2^x to about 1 ulp for x <= 88; 0 below -126 (so also for -inf). The polynomial is the minimax one of degree 6 on
 // |r| <= 1/2 with the constant term 1, so 2^0 is exactly 1.
 static inline F16 exp2(F16 x) {
-  const F16 n = round(x), r = sub(x, n);
+  const F16 to_integer = set1(kToInteger), ends_in_n = add(x, to_integer), r = sub(x, sub(ends_in_n, to_integer));
   F16 p = set1(1.5469732170e-4f);
   p = fma(p, r, set1(1.3410000829e-3f));
   p = fma(p, r, set1(9.6180308610e-3f));
@@ -110,8 +115,7 @@ static inline F16 exp2(F16 x) {
   p = fma(p, r, set1(2.4022650719e-1f));
   p = fma(p, r, set1(6.9314724207e-1f));
   p = fma(p, r, set1(1.0f));
-  const F16 lo = set1(-126.0f);
-  return select_lt(x, lo, zero(), times_pow2(p, n));
+  return zero_lt(x, set1(-126.0f), add_to_exponent(p, ends_in_n));
 }
 
 static inline F16 tanh(F16 x) {  // 1 - 2 / (e^2x + 1)
@@ -144,10 +148,5 @@ static inline F16 gelu_tanh(F16 x) {  // x / 2 (1 + tanh u) = x / (1 + e^-2u), u
 }
 static inline F16 relu(F16 x) { return max(x, zero()); }
 
-static inline float exp2_scalar(float x) {
-  float t[16];
-  store(t, exp2(set1(x)));
-  return t[0];
-}
 }  // namespace KQ_ISA
 }  // namespace kq

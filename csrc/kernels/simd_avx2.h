@@ -40,6 +40,9 @@ static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
           _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
 }
+static inline F16 zero_lt(F16 a, F16 b, F16 y) {
+  return {_mm256_and_ps(y.a, _mm256_cmp_ps(a.a, b.a, _CMP_NLT_UQ)), _mm256_and_ps(y.b, _mm256_cmp_ps(a.b, b.b, _CMP_NLT_UQ))};
+}
 static inline F16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
@@ -53,13 +56,11 @@ static inline F16 load_bf16(const uint16_t* p) {
 }
 static inline I16 round_to_int(F16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 static inline F16 to_float(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-static inline F16 round(F16 x) {
-  return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 static inline I16 iset1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-static inline __m256 pow2_8(__m256i n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
-static inline F16 pow2(I16 n) { return {pow2_8(n.a), pow2_8(n.b)}; }
-static inline F16 times_pow2(F16 x, F16 n) { return mul(x, pow2(round_to_int(n))); }
+static inline __m256 add_to_exponent8(__m256 x, __m256 n) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
+}
+static inline F16 add_to_exponent(F16 x, F16 n) { return {add_to_exponent8(x.a, n.a), add_to_exponent8(x.b, n.b)}; }
 static inline void store_i8(int8_t* p, I16 x) {
   __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);  // sixteen int16 in order
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));

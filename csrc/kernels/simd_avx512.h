@@ -32,6 +32,10 @@ static inline F16 abs(F16 a) { return {_mm512_abs_ps(a.v)}; }
 static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
+// a < b ? 0 : y; an unordered comparison chooses y.
+static inline F16 zero_lt(F16 a, F16 b, F16 y) {
+  return {_mm512_castsi512_ps(_mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), _mm512_castps_si512(y.v)))};
+}
 static inline F16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 static inline void store_f16(uint16_t* p, F16 a) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -41,11 +45,10 @@ static inline F16 load_bf16(const uint16_t* p) {
 }
 static inline I16 round_to_int(F16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
-static inline F16 round(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 static inline I16 iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
-static inline F16 pow2(I16 n) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))}; }
-// a * 2^n for integral n of at least -126.
-static inline F16 times_pow2(F16 a, F16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+static inline F16 add_to_exponent(F16 a, F16 n) {
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_castps_si512(n.v), 23)))};
+}
 static inline void store_i8(int8_t* p, I16 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 static inline int32_t reduce_add(I16 a) { return _mm512_reduce_add_epi32(a.v); }  // exact, so in any order
 
@@ -89,8 +92,14 @@ struct SumOf {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
   }
 };
+struct FloatSumOf {
+  static inline __m512 in(F16 a) { return a.v; }
+  static inline F16 out(__m512 a) { return {a}; }
+  inline __m512 operator()(__m512 a, __m512 b) const { return _mm512_add_ps(a, b); }
+};
 // What reduce_max() and reduce_add() give for each of sixteen.
 static inline void reduce_max_each(const F16* v, float* out) { store(out, reduce_each(v, LargerOf{})); }
+static inline void reduce_add_each(const F16* v, float* out) { store(out, reduce_each(v, FloatSumOf{})); }
 static inline void reduce_add_each(const I16* v, int32_t* out) { _mm512_storeu_si512(out, reduce_each(v, SumOf{}).v); }
 
 // Codes of sixteen rows: 64 bytes, byte j of lane r is input j of row r; nibbles hold two such quads.

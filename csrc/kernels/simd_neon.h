@@ -46,6 +46,7 @@ static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {select_lt4(a.a, b.a, x.a, y.a), select_lt4(a.b, b.b, x.b, y.b), select_lt4(a.c, b.c, x.c, y.c),
           select_lt4(a.d, b.d, x.d, y.d)};
 }
+static inline F16 zero_lt(F16 a, F16 b, F16 y) { return select_lt(a, b, zero(), y); }
 // As the x86 instructions: the second operand where the comparison is false or unordered. FMAX and FMIN give NaN and order zeros.
 static inline F16 max(F16 x, F16 y) { return select_lt(y, x, x, y); }
 static inline F16 min(F16 x, F16 y) { return select_lt(x, y, x, y); }
@@ -61,16 +62,18 @@ static inline F16 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf
 
 static inline I16 round_to_int(F16 x) { return {vcvtnq_s32_f32(x.a), vcvtnq_s32_f32(x.b), vcvtnq_s32_f32(x.c), vcvtnq_s32_f32(x.d)}; }
 static inline F16 to_float(I16 x) { return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b), vcvtq_f32_s32(x.c), vcvtq_f32_s32(x.d)}; }
-static inline F16 round(F16 x) { return {vrndnq_f32(x.a), vrndnq_f32(x.b), vrndnq_f32(x.c), vrndnq_f32(x.d)}; }
 static inline I16 iset1(int32_t x) {
   const int32x4_t v = vdupq_n_s32(x);
   return {v, v, v, v};
 }
 static inline I16 iadd(I16 x, I16 y) { return {vaddq_s32(x.a, y.a), vaddq_s32(x.b, y.b), vaddq_s32(x.c, y.c), vaddq_s32(x.d, y.d)}; }
 static inline I16 imul(I16 x, I16 y) { return {vmulq_s32(x.a, y.a), vmulq_s32(x.b, y.b), vmulq_s32(x.c, y.c), vmulq_s32(x.d, y.d)}; }
-static inline float32x4_t pow2_4(int32x4_t n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23)); }
-static inline F16 pow2(I16 n) { return {pow2_4(n.a), pow2_4(n.b), pow2_4(n.c), pow2_4(n.d)}; }
-static inline F16 times_pow2(F16 x, F16 n) { return mul(x, pow2(round_to_int(n))); }
+static inline float32x4_t add_to_exponent4(float32x4_t x, float32x4_t n) {
+  return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(n), 23)));
+}
+static inline F16 add_to_exponent(F16 x, F16 n) {
+  return {add_to_exponent4(x.a, n.a), add_to_exponent4(x.b, n.b), add_to_exponent4(x.c, n.c), add_to_exponent4(x.d, n.d)};
+}
 static inline int8x16_t narrow_i8(I16 x) {
   const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
   return vcombine_s8(vmovn_s16(low), vmovn_s16(high));

@@ -29,6 +29,7 @@ static inline F16 min(F16 x, F16 y) { KQ_EACH x.v[i] = x.v[i] < y.v[i] ? x.v[i] 
 static inline F16 fma(F16 x, F16 y, F16 z) { KQ_EACH z.v[i] = __builtin_fmaf(x.v[i], y.v[i], z.v[i]); return z; }
 static inline F16 abs(F16 x) { KQ_EACH x.v[i] = __builtin_fabsf(x.v[i]); return x; }
 static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) { KQ_EACH y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i]; return y; }
+static inline F16 zero_lt(F16 a, F16 b, F16 y) { KQ_EACH y.v[i] = a.v[i] < b.v[i] ? 0.0f : y.v[i]; return y; }
 
 static inline float bits_to_float(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); return f; }
 static inline uint32_t float_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
@@ -59,10 +60,11 @@ static inline I16 round_to_int(F16 x) {  // |x| < 2^31; the default rounding mod
   return r;
 }
 static inline F16 to_float(I16 x) { F16 r; KQ_EACH r.v[i] = (float)x.v[i]; return r; }
-static inline F16 round(F16 x) { KQ_EACH x.v[i] = __builtin_rintf(x.v[i]); return x; }
 static inline I16 iset1(int32_t x) { I16 r; KQ_EACH r.v[i] = x; return r; }
-static inline F16 pow2(I16 n) { F16 r; KQ_EACH r.v[i] = bits_to_float((uint32_t)(n.v[i] + 127) << 23); return r; }
-static inline F16 times_pow2(F16 x, F16 n) { return mul(x, pow2(round_to_int(n))); }
+static inline F16 add_to_exponent(F16 x, F16 n) {
+  KQ_EACH x.v[i] = bits_to_float(float_to_bits(x.v[i]) + (float_to_bits(n.v[i]) << 23));
+  return x;
+}
 static inline void store_i8(int8_t* p, I16 x) { KQ_EACH p[i] = (int8_t)x.v[i]; }
 static inline int32_t reduce_add(I16 x) { int32_t s = 0; KQ_EACH s += x.v[i]; return s; }
 static inline float reduce_add(F16 x) {
