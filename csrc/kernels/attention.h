@@ -20,7 +20,7 @@
 namespace kq {
 namespace KQ_ISA {
 
-// reduce_max() and reduce_add() of R vectors; all at once where they are many.
+// reduce_max() and reduce_add() of R vectors; all sixteen at once where they are many, so v has room for as many.
 template <int R>
 static inline void reduce_max_rows(F16* v, float* out) {
   if constexpr (R < 6) {
