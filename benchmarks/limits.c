@@ -6,6 +6,8 @@
 //   read 1GiB, 43MB, 16MB   GB/s (10^9 bytes) of plain loads, split evenly over the threads. From DRAM; from a cache as
 //                           large as the layers of a 101M-parameter model at 4.5 bits; from a mid-sized cache.
 //   int8 dot                GOPS (multiply and add count as two) of the widest int8 dot product the CPU has
+//   int8 dot, scaled        the same where every group of 32 has its scales, as in 4-bit weights: after eight dot products
+//                           of one sum a conversion, the product of two scales and a multiply-add; 0 without AVX-512 VNNI
 //   fp32 fma                GFLOPS
 //   round trip              ns for one cache line to go to the other core and back: tells whether two virtual cores
 //                           share a last-level cache just now, which moves every two-thread number
@@ -128,12 +130,43 @@ static double int8_operations(long steps, uint64_t *sink) {
   TWELVE(START)
   for (long step = 0; step < steps; step++) { TWELVE(STEP) }
   TWELVE(FINISH)
+#undef START
+#undef STEP
+#undef FINISH
   return (double)DOT_OPERATIONS * ACCUMULATORS * (double)steps;
+}
+
+static double scaled_operations(long steps, uint64_t *sink) {
+#if defined(__AVX512VNNI__)
+  Dots ones = all_ones();
+  __m512 scale = _mm512_set1_ps(0.5f);
+#define START(i) Dots dots##i = ones; __m512 sum##i = scale;
+#define STEP(i) dots##i = dot(dots##i, ones, ones); KEEP(dots##i);
+#define SCALE(i)                                                                          \
+  KEEP(scale); /* so that each product is computed */                                     \
+  sum##i = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots##i), _mm512_mul_ps(scale, scale), sum##i); \
+  KEEP(sum##i);
+#define FINISH(i) *sink += (uint64_t)_mm512_cvtss_f32(sum##i);
+  TWELVE(START)
+  for (long step = 0; step < steps; step += 8) {
+    TWELVE(STEP) TWELVE(STEP) TWELVE(STEP) TWELVE(STEP) TWELVE(STEP) TWELVE(STEP) TWELVE(STEP) TWELVE(STEP)
+    TWELVE(SCALE)
+  }
+  TWELVE(FINISH)
+#undef START
+#undef STEP
+#undef SCALE
+#undef FINISH
+  return (double)DOT_OPERATIONS * ACCUMULATORS * (double)steps;
+#else
+  (void)steps, (void)sink;
+  return 0.0;
+#endif
 }
 
 // ---- running it on one thread or two ----
 
-enum Kind { READ, INT8_DOT, FP32_FMA };
+enum Kind { READ, INT8_DOT, SCALED_DOT, FP32_FMA };
 typedef struct {
   const char *name, *unit;
   enum Kind kind;
@@ -144,7 +177,7 @@ typedef struct {
 static const Measure MEASURES[] = {
     {"read 1GiB", "GB/s", READ, (size_t)1 << 30, 2}, {"read 43MB", "GB/s", READ, 43000000, 40},
     {"read 16MB", "GB/s", READ, 16000000, 120},      {"int8 dot", "GOPS", INT8_DOT, 0, 10},
-    {"fp32 fma", "GFLOPS", FP32_FMA, 0, 10},
+    {"int8 dot, scaled", "GOPS", SCALED_DOT, 0, 10}, {"fp32 fma", "GFLOPS", FP32_FMA, 0, 10},
 };
 
 typedef struct {
@@ -182,6 +215,7 @@ static void *work(void *argument) {
     switch (job->measure->kind) {
       case READ: job->sink += read_block(job->block, job->bytes, job->streams), job->done += (double)job->bytes; break;
       case INT8_DOT: job->done += int8_operations(1000000, &job->sink); break;
+      case SCALED_DOT: job->done += scaled_operations(1000000, &job->sink); break;
       case FP32_FMA: job->done += fp32_operations(1000000, &job->sink); break;
     }
   }
