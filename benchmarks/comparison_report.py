@@ -165,9 +165,10 @@ def share_of_limit(measure: str, ours: Values, shape: Shape, limits: dict[str, V
         return ""
     share = f"{100 * median(shares):.0f} % {what}"
     scaled, floats = limits.get("int8 dot, scaled, GOPS", {}), limits.get("fp32 fma, GFLOPS", {})
-    if measure == "prefill 512" and all(scaled.get(number) for number in ours):
+    there = [number for number in ours if scaled.get(number) and number in floats]  # 0: not with these instructions
+    if measure == "prefill 512" and there:
         attention = attention_operations(shape, 512) / 512
-        bound = [ours[number] * (work / scaled[number] + attention / floats[number]) / 1e9 for number in ours]
+        bound = [ours[number] * (work / scaled[number] + attention / floats[number]) / 1e9 for number in there]
         share += f", {100 * median(bound):.0f} % with scales and attention"
     return share
 

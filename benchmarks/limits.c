@@ -142,8 +142,8 @@ static double scaled_operations(long steps, uint64_t *sink) {
   __m512 scale = _mm512_set1_ps(0.5f);
 #define START(i) Dots dots##i = ones; __m512 sum##i = scale;
 #define STEP(i) dots##i = dot(dots##i, ones, ones); KEEP(dots##i);
-#define SCALE(i)                                                                          \
-  KEEP(scale); /* so that each product is computed */                                     \
+#define SCALE(i)                                                                              \
+  KEEP(scale); /* so that each product is computed */                                         \
   sum##i = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots##i), _mm512_mul_ps(scale, scale), sum##i); \
   KEEP(sum##i);
 #define FINISH(i) *sink += (uint64_t)_mm512_cvtss_f32(sum##i);

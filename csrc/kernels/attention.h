@@ -20,31 +20,22 @@
 namespace kq {
 namespace KQ_ISA {
 
-// reduce_max() and reduce_add() of R vectors; all sixteen at once where they are many, so v has room for as many.
-template <int R>
-static inline void reduce_max_rows(F16* v, float* out) {
-  if constexpr (R < 6) {
-    for (int r = 0; r < R; r++) out[r] = reduce_max(v[r]);
+constexpr int kTogether = 6;  // vectors from which reducing sixteen at once takes less than each alone
+
+// out[r] = one(v[r]) for R vectors, or all sixteen by each(v, out). v and out have room for sixteen; those past R are overwritten.
+template <int R, class One, class Each>
+static inline void reduce_rows(F16* v, float* out, One one, Each each) {
+  static_assert(R <= 16);
+  if constexpr (R < kTogether) {
+    for (int r = 0; r < R; r++) out[r] = one(v[r]);
   } else {
-    float all[16];
     for (int r = R; r < 16; r++) v[r] = v[0];
-    reduce_max_each(v, all);
-    for (int r = 0; r < R; r++) out[r] = all[r];
-  }
-}
-template <int R>
-static inline void reduce_add_rows(F16* v, float* out) {
-  if constexpr (R < 6) {
-    for (int r = 0; r < R; r++) out[r] = reduce_add(v[r]);
-  } else {
-    float all[16];
-    for (int r = R; r < 16; r++) v[r] = v[0];
-    reduce_add_each(v, all);
-    for (int r = 0; r < R; r++) out[r] = all[r];
+    each(v, out);
   }
 }
 
-// Gives the scores s[from, stop) of tokens outside [first, last] -inf. from and stop: multiples of 16.
+// Gives the scores s[from, stop) of tokens outside [first, last] -inf. s[t] is that of the sequence's token t; from and stop are
+// multiples of 16.
 static inline void mask_scores(float* s, int from, int stop, int first, int last) {
   static constexpr float places[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const F16 minus_inf = set1(-__builtin_inff());
@@ -61,7 +52,7 @@ template <int R>
 static inline void softmax_chunk(float* scores, int from, int stop, const int* first, const int* last, float cap, float* top, float* sum) {
   const float minus_inf = -__builtin_inff(), log2_e = 1.44269504f;
   F16 lanes[16];
-  float highest[16];
+  float highest[16], sums[16];
   for (int r = 0; r < R; r++) {
     float* s = scores + (size_t)r * kChunkTokens;
     if (cap > 0.0f)
@@ -70,7 +61,7 @@ static inline void softmax_chunk(float* scores, int from, int stop, const int* f
     lanes[r] = set1(minus_inf);
     for (int t = from; t < stop; t += 16) lanes[r] = max(lanes[r], load(s + t));
   }
-  reduce_max_rows<R>(lanes, highest);
+  reduce_rows<R>(lanes, highest, [](F16 v) { return reduce_max(v); }, reduce_max_each);
   for (int r = 0; r < R; r++) {
     float* s = scores + (size_t)r * kChunkTokens;
     top[r] = highest[r] * log2_e;
@@ -88,7 +79,8 @@ static inline void softmax_chunk(float* scores, int from, int stop, const int* f
     }
     lanes[r] = acc;
   }
-  reduce_add_rows<R>(lanes, sum);
+  reduce_rows<R>(lanes, sums, [](F16 v) { return reduce_add(v); }, [](const F16* v, float* out) { reduce_add_each(v, out); });
+  for (int r = 0; r < R; r++) sum[r] = sums[r];
 }
 
 // What a chunk gives, or what all chunks so far give: values (rows, padded_dim), and per row top and sum as above.
@@ -119,21 +111,21 @@ static inline void start_partial(const Partial& p, int rows, int padded) {
 
 // The next chunk joins the earlier ones.
 static void join_chunk(const Partial& all, const Partial& chunk, int rows, int padded) {
-  float keep[16], take[16];
+  float keeps[16], takes[16];
   for (int r = 0; r < rows; r++) {
     if (r % 16 == 0) {  // sixteen rows at a time; the exponentials would take longer than all else
       const int n = min_int(16, rows - r);
       const F16 earlier = load_n(all.top + r, n), later = load_n(chunk.top + r, n), top = max(earlier, later);
-      store(keep, exp2(sub(earlier, top)));
-      store(take, exp2(sub(later, top)));
+      store(keeps, exp2(sub(earlier, top)));
+      store(takes, exp2(sub(later, top)));
     }
     if (chunk.top[r] == -__builtin_inff()) continue;
-    const float k = keep[r % 16], t = take[r % 16];
-    all.sum[r] = __builtin_fmaf(chunk.sum[r], t, all.sum[r] * k);
+    const float keep = keeps[r % 16], take = takes[r % 16];
+    all.sum[r] = __builtin_fmaf(chunk.sum[r], take, all.sum[r] * keep);
     all.top[r] = all.top[r] > chunk.top[r] ? all.top[r] : chunk.top[r];
     float* total = all.values + (size_t)r * padded;
     const float* part = chunk.values + (size_t)r * padded;
-    for (int d = 0; d < padded; d += 16) store(total + d, fma(load(part + d), set1(t), mul(load(total + d), set1(k))));
+    for (int d = 0; d < padded; d += 16) store(total + d, fma(load(part + d), set1(take), mul(load(total + d), set1(keep))));
   }
 }
 

@@ -85,7 +85,7 @@ static inline void add_columns(Dot* dot, B64 codes, const int8_t* quads) {
 // Added to a number of magnitude below 2^21, it leaves the nearest integer in the lowest bits, and taking it away that integer.
 constexpr float kToInteger = 12582912.0f;
 
-// e^x to about 1 ulp for x in [-87.3, 88.7]; 0 below (so also for -inf), the largest result above. exp(0) is exactly 1.
+// e^x to about 1 ulp for x in [-87.3, 88.3]; 0 below (so also for -inf), that of 88.3 above. exp(0) is exactly 1.
 // r = x - n ln 2 in two steps (Cody and Waite); the polynomial is the minimax one of degree 6 on |r| <= ln 2 / 2.
 static inline F16 exp(F16 x) {
   const F16 lo = set1(-87.3f);
@@ -105,7 +105,8 @@ static inline F16 exp(F16 x) {
 }
 
 // 2^x to about 1 ulp for x <= 88; 0 below -126 (so also for -inf). The polynomial is the minimax one of degree 6 on
-// |r| <= 1/2 with the constant term 1, so 2^0 is exactly 1.
+// |r| <= 1/2 with the constant term 1, so 2^0 is exactly 1. NaN stays NaN where its lowest nine bits are 0, as those that
+// operations make and those of 16-bit numbers are.
 static inline F16 exp2(F16 x) {
   const F16 to_integer = set1(kToInteger), ends_in_n = add(x, to_integer), r = sub(x, sub(ends_in_n, to_integer));
   F16 p = set1(1.5469732170e-4f);

@@ -60,7 +60,7 @@ static inline I16 iset1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_e
 static inline __m256 add_to_exponent8(__m256 x, __m256 n) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
 }
-static inline F16 add_to_exponent(F16 x, F16 n) { return {add_to_exponent8(x.a, n.a), add_to_exponent8(x.b, n.b)}; }
+static inline F16 add_to_exponent(F16 x, F16 ends_in_n) { return {add_to_exponent8(x.a, ends_in_n.a), add_to_exponent8(x.b, ends_in_n.b)}; }
 static inline void store_i8(int8_t* p, I16 x) {
   __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);  // sixteen int16 in order
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));

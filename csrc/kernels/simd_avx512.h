@@ -32,7 +32,7 @@ static inline F16 abs(F16 a) { return {_mm512_abs_ps(a.v)}; }
 static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
-// a < b ? 0 : y; an unordered comparison chooses y.
+// a < b ? 0 : y; an unordered comparison chooses y. As integers, so that the mask can become one of add_to_exponent()'s addition.
 static inline F16 zero_lt(F16 a, F16 b, F16 y) {
   return {_mm512_castsi512_ps(_mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), _mm512_castps_si512(y.v)))};
 }
@@ -46,8 +46,9 @@ static inline F16 load_bf16(const uint16_t* p) {
 static inline I16 round_to_int(F16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline I16 iset1(int32_t x) { return {_mm512_set1_epi32(x)}; }
-static inline F16 add_to_exponent(F16 a, F16 n) {
-  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_castps_si512(n.v), 23)))};
+// a * 2^n, where the lowest nine bits of ends_in_n are those of the integer n. a and the result have to be normal numbers.
+static inline F16 add_to_exponent(F16 a, F16 ends_in_n) {
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_castps_si512(ends_in_n.v), 23)))};
 }
 static inline void store_i8(int8_t* p, I16 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 static inline int32_t reduce_add(I16 a) { return _mm512_reduce_add_epi32(a.v); }  // exact, so in any order

@@ -71,8 +71,9 @@ static inline I16 imul(I16 x, I16 y) { return {vmulq_s32(x.a, y.a), vmulq_s32(x.
 static inline float32x4_t add_to_exponent4(float32x4_t x, float32x4_t n) {
   return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(n), 23)));
 }
-static inline F16 add_to_exponent(F16 x, F16 n) {
-  return {add_to_exponent4(x.a, n.a), add_to_exponent4(x.b, n.b), add_to_exponent4(x.c, n.c), add_to_exponent4(x.d, n.d)};
+static inline F16 add_to_exponent(F16 x, F16 ends_in_n) {
+  return {add_to_exponent4(x.a, ends_in_n.a), add_to_exponent4(x.b, ends_in_n.b), add_to_exponent4(x.c, ends_in_n.c),
+          add_to_exponent4(x.d, ends_in_n.d)};
 }
 static inline int8x16_t narrow_i8(I16 x) {
   const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));

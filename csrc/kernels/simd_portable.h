@@ -61,8 +61,8 @@ static inline I16 round_to_int(F16 x) {  // |x| < 2^31; the default rounding mod
 }
 static inline F16 to_float(I16 x) { F16 r; KQ_EACH r.v[i] = (float)x.v[i]; return r; }
 static inline I16 iset1(int32_t x) { I16 r; KQ_EACH r.v[i] = x; return r; }
-static inline F16 add_to_exponent(F16 x, F16 n) {
-  KQ_EACH x.v[i] = bits_to_float(float_to_bits(x.v[i]) + (float_to_bits(n.v[i]) << 23));
+static inline F16 add_to_exponent(F16 x, F16 ends_in_n) {
+  KQ_EACH x.v[i] = bits_to_float(float_to_bits(x.v[i]) + (float_to_bits(ends_in_n.v[i]) << 23));
   return x;
 }
 static inline void store_i8(int8_t* p, I16 x) { KQ_EACH p[i] = (int8_t)x.v[i]; }

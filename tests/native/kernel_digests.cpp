@@ -198,7 +198,7 @@ void quantized_columns(Report& report) {
 void attention(Report& report) {
   for (KvNumber number : {KvNumber::f32, KvNumber::f16, KvNumber::i8})
     for (int dim : {12, 64, 80})
-      for (int rows : {1, 3, 4, 13})
+      for (int rows : {1, 3, 4, 7, 13, 20})
         report.run(label("attend %s dim %d rows %d", name_of(number), dim, rows), [&](const std::string& isa, Digest& digest) {
           const Kernels& kernels = choose_kernels(isa);
           const int tokens = 300;

@@ -179,6 +179,9 @@ def test_exponential():
     assert got[-1] == got[-2] == 1.0 and got[20001] == 0.0
     sums = {K.exp_sum(isa, x, 0.0, 1.0)[0] for isa in ISAS}
     assert len(sums) == 1 and abs(sums.pop() / want.sum() - 1) < 1e-6
+    large = np.linspace(0, 88.3, 5001).astype(np.float32)
+    got = on_every_isa(lambda isa: K.exp_sum(isa, large, 0.0, 1.0)[1])
+    np.testing.assert_allclose(got, np.exp(large.astype(np.float64)), rtol=2.5e-7)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 33, 1000])
@@ -200,7 +203,7 @@ def attention_twin(q, k, v, first, last):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("dim", [8, 12, 16, 32, 64, 80, 128])
-@pytest.mark.parametrize("rows", [1, 3, 4, 12, 13, 16])
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 12, 13, 16, 17, 33])
 def test_attention(dim, rows, dtype):
     tokens = 700
     k, v = (RNG.standard_normal((tokens, dim)).astype(np.float32) for _ in "kv")
@@ -245,9 +248,10 @@ def test_attention_over_int8_keys_and_values(dim, rows):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_attention_computed_in_parts_is_the_same(dtype):
-    k, v, q = (RNG.standard_normal((n, 48)).astype(np.float32) for n in (1000, 1000, 5))
-    first, last = [0, 300, 0, 999, 256], [999, 400, 255, 999, 998]
+@pytest.mark.parametrize("times", [1, 4])
+def test_attention_computed_in_parts_is_the_same(dtype, times):
+    k, v, q = (RNG.standard_normal((n, 48)).astype(np.float32) for n in (1000, 1000, 5 * times))
+    first, last = [0, 300, 0, 999, 256] * times, [999, 400, 255, 999, 998] * times
     whole = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, dtype))
     parts = on_every_isa(lambda isa: K.attend(isa, q, k, v, first, last, dtype, in_parts=True))
     assert whole.tobytes() == parts.tobytes()
