@@ -12,7 +12,8 @@ Times start after the imports. The prompt has 16 tokens. "peak" is the process's
 after a prompt of 512 tokens and 64 decoded ones (or what the context has room for), beside the size of the shards.
 Median (minimum to maximum) of the rounds. In every round the cores' round trip is taken too, and how long the system
 needs to give a process as much new memory as the panels take (one thread, huge pages): a virtual machine may have to
-get it from its host first, and packing cannot be faster than that.
+get it from its host first, and packing cannot be faster than that. "user" and "system" are the processor time of
+opening, of all threads: the program's own, and the kernel's, most of it for new memory.
 """
 
 from __future__ import annotations
@@ -31,25 +32,26 @@ from kumquant.bench.machine import cpu_name
 from kumquant.runtime import remove_panels, verify_panels
 
 ONE_OPENING = """
-import json, re, sys, time
+import json, re, resource, sys, time
 from pathlib import Path
 from kumquant.engine import LLM, SamplingParams
 def resident(what):
     return int(re.search(what + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 folder, panels, threads = sys.argv[1], sys.argv[2] == "reopened", int(sys.argv[3])
-imported = resident("VmHWM")
+imported, before = resident("VmHWM"), resource.getrusage(resource.RUSAGE_SELF)
 start = time.perf_counter()
 llm = LLM(folder, threads=threads, panels=panels)
-opened = time.perf_counter()
+opened, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
 llm.generate([list(range(16))], SamplingParams(max_tokens=1, temperature=0, ignore_eos=True))
 first_token = time.perf_counter()
 assert (llm.model.panels_path is not None) == panels
 small = resident("VmHWM")
 prompt = min(512, llm.context_length - 64)
 llm.generate([list(range(prompt))], SamplingParams(max_tokens=64, temperature=0, ignore_eos=True))
-print(json.dumps({"open_s": opened - start, "first_token_s": first_token - start, "first_token_rss_bytes": small,
-                  "peak_rss_bytes": resident("VmHWM"), "file_rss_bytes": resident("RssFile"),
-                  "imported_rss_bytes": imported}))
+print(json.dumps({"open_s": opened - start, "open_user_s": after.ru_utime - before.ru_utime,
+                  "open_system_s": after.ru_stime - before.ru_stime, "first_token_s": first_token - start,
+                  "first_token_rss_bytes": small, "peak_rss_bytes": resident("VmHWM"),
+                  "file_rss_bytes": resident("RssFile"), "imported_rss_bytes": imported}))
 """
 NEW_MEMORY = """
 import mmap, sys, time
@@ -102,11 +104,13 @@ def spread(values: list[float], scale: float, digits: int) -> str:
 def print_report(machine: dict[str, Any], results: list[dict[str, Any]]) -> None:
     print(f"{machine['cpu']}, {machine['cores']} CPUs, Linux {machine['kernel']}, load {machine['load']:.1f} before; "
           f"{machine['rounds']} rounds\n")
-    print("| model | threads | | open, ms | to first token, ms | peak memory, MB | of the shards |")
-    print("|---|---|---|---|---|---|---|")
+    print("| model | threads | | open, ms | user, ms | system, ms | to first token, ms | peak memory, MB | "
+          "of the shards |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in results:
         share = statistics.median(row["peak_rss_bytes"]) / row["cache_bytes"]
         print(f"| {row['folder']} | {row['threads']} | {row['kind']} | {spread(row['open_s'], 1e3, 1)} | "
+              f"{spread(row['open_user_s'], 1e3, 0)} | {spread(row['open_system_s'], 1e3, 0)} | "
               f"{spread(row['first_token_s'], 1e3, 0)} | {spread(row['peak_rss_bytes'], 1e-6, 1)} | {share:.2f} × |")
     new_memory = {row["folder"]: f"{row['folder']} {spread(row['new_memory_s'], 1e3, 0)}" for row in results}
     print(f"\nNew memory alone, ms: {'; '.join(new_memory.values())}.")
