@@ -20,8 +20,6 @@
 namespace kq {
 namespace KQ_ISA {
 
-constexpr int kTogether = 6;  // vectors from which reducing sixteen at once takes less than each alone
-
 // out[r] = one(v[r]) for R vectors, or all sixteen by each(v, out). v and out have room for sixteen; those past R are overwritten.
 template <int R, class One, class Each>
 static inline void reduce_rows(F16* v, float* out, One one, Each each) {
@@ -47,7 +45,7 @@ static inline void mask_scores(float* s, int from, int stop, int first, int last
 
 // Turns scores[from, stop) of R rows of one chunk into weights 2^(score * log2(e) - top); tokens outside first .. last of the row
 // get 0. top: the largest score, in powers of two; -inf when nothing of the chunk is visible. sum: of the weights.
-// All rows' largest first, then all weights: one row's wait for its largest score would last as long as its weights take.
+// All rows' largest first, then all weights: no row's weights wait for a reduction that has just begun.
 template <int R>
 static inline void softmax_chunk(float* scores, int from, int stop, const int* first, const int* last, float cap, float* top, float* sum) {
   const float minus_inf = -__builtin_inff(), log2_e = 1.44269504f;
@@ -61,19 +59,15 @@ static inline void softmax_chunk(float* scores, int from, int stop, const int* f
     lanes[r] = set1(minus_inf);
     for (int t = from; t < stop; t += 16) lanes[r] = max(lanes[r], load(s + t));
   }
-  reduce_rows<R>(lanes, highest, [](F16 v) { return reduce_max(v); }, reduce_max_each);
+  reduce_rows<R>(lanes, highest, reduce_max, reduce_max_each);
   for (int r = 0; r < R; r++) {
     float* s = scores + (size_t)r * kChunkTokens;
     top[r] = highest[r] * log2_e;
-    lanes[r] = zero();
-    if (highest[r] == minus_inf) {
-      for (int t = from; t < stop; t += 16) store(s + t, zero());
-      continue;
-    }
+    const bool visible = highest[r] != minus_inf;
     const F16 scale = set1(log2_e), shift = set1(-top[r]);
     F16 acc = zero();
     for (int t = from; t < stop; t += 16) {
-      F16 e = exp2(fma(load(s + t), scale, shift));
+      F16 e = visible ? exp2(fma(load(s + t), scale, shift)) : zero();
       store(s + t, e);
       acc = add(acc, e);
     }
@@ -111,18 +105,19 @@ static inline void start_partial(const Partial& p, int rows, int padded) {
 
 // The next chunk joins the earlier ones.
 static void join_chunk(const Partial& all, const Partial& chunk, int rows, int padded) {
-  float keeps[16], takes[16];
+  float tops[16], keeps[16], takes[16];
   for (int r = 0; r < rows; r++) {
     if (r % 16 == 0) {  // sixteen rows at a time; the exponentials would take longer than all else
       const int n = min_int(16, rows - r);
       const F16 earlier = load_n(all.top + r, n), later = load_n(chunk.top + r, n), top = max(earlier, later);
+      store(tops, top);
       store(keeps, exp2(sub(earlier, top)));
       store(takes, exp2(sub(later, top)));
     }
     if (chunk.top[r] == -__builtin_inff()) continue;
     const float keep = keeps[r % 16], take = takes[r % 16];
     all.sum[r] = __builtin_fmaf(chunk.sum[r], take, all.sum[r] * keep);
-    all.top[r] = all.top[r] > chunk.top[r] ? all.top[r] : chunk.top[r];
+    all.top[r] = tops[r % 16];
     float* total = all.values + (size_t)r * padded;
     const float* part = chunk.values + (size_t)r * padded;
     for (int d = 0; d < padded; d += 16) store(total + d, fma(load(part + d), set1(take), mul(load(total + d), set1(keep))));

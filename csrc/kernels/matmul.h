@@ -355,8 +355,6 @@ static void matmul_float(const Panels& w, int begin, int end, const FloatTiles& 
   }
 }
 
-constexpr int kManyGroups = 6;  // fewer are not worth a tree for sixteen
-
 // The next groups of one column of a tile, w columns wide.
 struct TileColumn {
   int8_t* codes;
@@ -434,7 +432,7 @@ static void quantize_column(const float* x, int inputs, int zero_point, const In
   TileColumn to{tiles.codes + before * group + c * 4, tiles.scales + before + c, tiles.init + before + c, w};
   int g = begin;
   const int whole = group == 32 ? min_int(end, inputs / 32) : g;
-  while (whole - g >= kManyGroups) {
+  while (whole - g >= kTogether) {
     const int count = min_int(16, whole - g);
     quantize_many(x + g * 32, count, zero_point, to);
     g += count;

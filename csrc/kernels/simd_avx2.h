@@ -40,9 +40,6 @@ static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
           _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
 }
-static inline F16 zero_lt(F16 a, F16 b, F16 y) {
-  return {_mm256_and_ps(y.a, _mm256_cmp_ps(a.a, b.a, _CMP_NLT_UQ)), _mm256_and_ps(y.b, _mm256_cmp_ps(a.b, b.b, _CMP_NLT_UQ))};
-}
 static inline F16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }

@@ -32,10 +32,6 @@ static inline F16 abs(F16 a) { return {_mm512_abs_ps(a.v)}; }
 static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
-// a < b ? 0 : y; an unordered comparison chooses y. As integers, so that the mask can become one of add_to_exponent()'s addition.
-static inline F16 zero_lt(F16 a, F16 b, F16 y) {
-  return {_mm512_castsi512_ps(_mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), _mm512_castps_si512(y.v)))};
-}
 static inline F16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 static inline void store_f16(uint16_t* p, F16 a) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -46,7 +46,6 @@ static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) {
   return {select_lt4(a.a, b.a, x.a, y.a), select_lt4(a.b, b.b, x.b, y.b), select_lt4(a.c, b.c, x.c, y.c),
           select_lt4(a.d, b.d, x.d, y.d)};
 }
-static inline F16 zero_lt(F16 a, F16 b, F16 y) { return select_lt(a, b, zero(), y); }
 // As the x86 instructions: the second operand where the comparison is false or unordered. FMAX and FMIN give NaN and order zeros.
 static inline F16 max(F16 x, F16 y) { return select_lt(y, x, x, y); }
 static inline F16 min(F16 x, F16 y) { return select_lt(x, y, x, y); }

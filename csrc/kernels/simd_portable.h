@@ -29,7 +29,6 @@ static inline F16 min(F16 x, F16 y) { KQ_EACH x.v[i] = x.v[i] < y.v[i] ? x.v[i] 
 static inline F16 fma(F16 x, F16 y, F16 z) { KQ_EACH z.v[i] = __builtin_fmaf(x.v[i], y.v[i], z.v[i]); return z; }
 static inline F16 abs(F16 x) { KQ_EACH x.v[i] = __builtin_fabsf(x.v[i]); return x; }
 static inline F16 select_lt(F16 a, F16 b, F16 x, F16 y) { KQ_EACH y.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i]; return y; }
-static inline F16 zero_lt(F16 a, F16 b, F16 y) { KQ_EACH y.v[i] = a.v[i] < b.v[i] ? 0.0f : y.v[i]; return y; }
 
 static inline float bits_to_float(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); return f; }
 static inline uint32_t float_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
